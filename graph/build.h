@@ -1,0 +1,31 @@
+#pragma once
+/* Eager-looking builders over graph.h: each appends one node and returns its (first) result's value, or
+ * -1 after a failure. Optional arguments are -1. Shapes as in graph/shape.h. */
+#include "graph/graph.h"
+
+/* x {.., in}, w {1,1,out,in}, bias {1,1,1,out}, res {like the result}: result keeps x's n,h,w. */
+int graph_linear(struct graph *g, int x, int w, int bias, int res);
+struct conv_params {
+    int k, stride, pad; /* pad: zeros above and left; default 0 */
+    int out_h, out_w;   /* 0: (in + 2*pad - k)/stride + 1, with in doubled when up */
+    bool up;            /* read the input through nearest x2 */
+};
+int graph_conv2d(struct graph *g, int x, int w, int bias, int res, const struct conv_params *p);
+int graph_group_norm(struct graph *g, int x, int gamma, int beta, int groups, float eps, bool silu);
+int graph_layer_norm(struct graph *g, int x, int gamma, int beta, float eps);
+int graph_unary(struct graph *g, enum unary_kind kind, int x);
+int graph_geglu(struct graph *g, int x);
+int graph_add(struct graph *g, int a, int b, enum bcast bcast);
+int graph_mul(struct graph *g, int a, int b, enum bcast bcast);
+int graph_scale(struct graph *g, int a, float factor);
+int graph_concat(struct graph *g, int a, int b);
+/* Channels [first, first+count), first % 4 == 0: a view. */
+int graph_slice(struct graph *g, int x, int first, int count);
+/* Same rows and channels under another n,h,w: a view. */
+int graph_reshape(struct graph *g, int x, int n, int h, int w);
+int graph_upsample(struct graph *g, int x, int out_h, int out_w);
+int graph_attention(struct graph *g, int q, int k, int v, int heads, float scale, bool causal);
+int graph_embed(struct graph *g, int ids, int table, int positions);
+int graph_timestep(struct graph *g, int t, int dim, bool flip_sin_to_cos, float freq_shift);
+int graph_copy(struct graph *g, int x);
+int graph_mse(struct graph *g, int prediction, int target);

@@ -1,0 +1,1 @@
+#define REF uvec2
