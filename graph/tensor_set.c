@@ -1,0 +1,45 @@
+#include <assert.h>
+#include <string.h>
+
+#include "graph/graph.h"
+
+/* Offsets are multiples of 8 texels: 64 bytes at f16, 128 at f32. */
+enum { SLOT_ALIGN = 8 };
+
+struct tensor_set *tensor_set_create(struct arena *parent, const char *name, enum tensor_dtype dtype,
+                                     bool trainable, int64_t max_chunk_bytes) {
+    struct arena *a = arena_create(parent);
+    struct tensor_set *set = arena_alloc(a, sizeof *set);
+    set->arena = a;
+    set->name = arena_strdup(a, name);
+    set->dtype = dtype;
+    set->trainable = trainable;
+    int64_t bytes = max_chunk_bytes ? max_chunk_bytes : ((int64_t)2 << 30) - 65536;
+    set->max_chunk_texels = bytes / (int64_t)tensor_texel_bytes(dtype);
+    return set;
+}
+
+int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape) {
+    int64_t texels = (shape_texels(shape) + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+    int last = set->n_chunks - 1;
+    if (last < 0 || set->chunk_texels[last] + texels > set->max_chunk_texels) {
+        assert(set->n_chunks < (int)(sizeof set->chunk_texels / sizeof set->chunk_texels[0]));
+        last = set->n_chunks++;
+        set->chunk_texels[last] = SET_ZERO_TEXELS;
+    }
+    if (set->n_slots == set->cap_slots) {
+        int cap = set->cap_slots ? set->cap_slots * 2 : 64;
+        struct tensor_slot *slots = arena_alloc(set->arena, (size_t)cap * sizeof *slots);
+        if (set->n_slots) memcpy(slots, set->slots, (size_t)set->n_slots * sizeof *slots);
+        set->slots = slots, set->cap_slots = cap;
+    }
+    set->slots[set->n_slots] = (struct tensor_slot){arena_strdup(set->arena, name), shape, last, set->chunk_texels[last]};
+    set->chunk_texels[last] += texels;
+    return set->n_slots++;
+}
+
+int tensor_set_find(const struct tensor_set *set, const char *name) {
+    for (int i = 0; i < set->n_slots; i++)
+        if (!strcmp(set->slots[i].name, name)) return i;
+    return -1;
+}
