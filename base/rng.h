@@ -1,7 +1,9 @@
 // torch's CPU random generator, bit for bit: the same seed gives the same noise, so the same picture.
 // The struct is plain data: copy it, or write its bytes to a checkpoint, to save and restore the stream.
 // Not thread safe; one owner per generator.
-#pragma once
+#ifndef ATELIER_BASE_RNG_H
+#define ATELIER_BASE_RNG_H
+
 #include <stdint.h>
 #include <stddef.h>
 
@@ -30,3 +32,5 @@ uint32_t rng_randint(struct rng *r, uint32_t n);
 
 // A permutation of 0..n-1. torch.randperm. n < 2^31 / 10 (beyond that torch draws 64-bit words).
 void rng_randperm(struct rng *r, uint32_t *dst, size_t n);
+
+#endif
