@@ -23,11 +23,10 @@ static void split(const struct sampler *s, float alpha, float beta, const float 
         *x0 = root_a * x - root_b * out[i];
         *epsilon = root_a * out[i] + root_b * x;
         return;
-    case SCHEDULE_PREDICT_SAMPLE:
-        *x0 = out[i];
-        *epsilon = (x - root_a * out[i]) / root_b;
-        return;
+    case SCHEDULE_PREDICT_SAMPLE: break;
     }
+    *x0 = out[i];
+    *epsilon = (x - root_a * out[i]) / root_b;
 }
 
 static void feed(struct sampler *s, const float *out) {

@@ -1,0 +1,209 @@
+/* Sampler trajectories against diffusers (tests/data/samplers.json, made by tests/reference/make_samplers.py). */
+#include "diffusion/guidance.h"
+#include "diffusion/sampler.h"
+#include "diffusion/schedule.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { N_IMAGES = 2, IMAGE = 36, N = N_IMAGES * IMAGE };
+
+static double number(json_t *o, const char *key, double otherwise) {
+    json_t *v = json_object_get(o, key);
+    return v ? json_number_value(v) : otherwise;
+}
+
+static bool truth(json_t *o, const char *key, bool otherwise) {
+    json_t *v = json_object_get(o, key);
+    return v ? json_is_true(v) : otherwise;
+}
+
+static void read_config(json_t *c, struct schedule_params *p) {
+    struct error e;
+    json_t *v;
+    p->beta_start = number(c, "beta_start", 0);
+    p->beta_end = number(c, "beta_end", 0);
+    p->n_train = (int)number(c, "num_train_timesteps", 0);
+    p->steps_offset = (int)number(c, "steps_offset", 0);
+    p->zero_terminal_snr = truth(c, "rescale_betas_zero_snr", false);
+    p->final_alpha_first = !truth(c, "set_alpha_to_one", true);
+    p->clip_range = truth(c, "clip_sample", true) ? 1 : 0;
+    if ((v = json_object_get(c, "beta_schedule")))
+        assert_true(schedule_beta_parse(json_string_value(v), &p->beta, &e));
+    if ((v = json_object_get(c, "prediction_type")))
+        assert_true(schedule_prediction_parse(json_string_value(v), &p->prediction, &e));
+    if ((v = json_object_get(c, "timestep_spacing")))
+        assert_true(schedule_spacing_parse(json_string_value(v), &p->spacing, &e));
+    if ((v = json_object_get(c, "final_sigmas_type")))
+        p->final_sigma_min = strcmp(json_string_value(v), "sigma_min") == 0;
+    if (truth(c, "use_karras_sigmas", false)) p->sigmas = SCHEDULE_SIGMAS_KARRAS;
+    if (truth(c, "use_exponential_sigmas", false)) p->sigmas = SCHEDULE_SIGMAS_EXPONENTIAL;
+}
+
+static void model(const float *x, float t, float *out) {
+    for (int i = 0; i < N; i++) out[i] = 0.9f * tanhf(0.7f * x[i]) + 0.0002f * t;
+}
+
+/* Largest difference over the largest value. */
+static double distance(const float *x, json_t *want) {
+    double worst = 0, largest = 1e-30;
+    assert_int_equal(json_array_size(want), N);
+    for (size_t i = 0; i < N; i++) {
+        double w = json_number_value(json_array_get(want, i));
+        worst = fmax(worst, fabs(x[i] - w));
+        largest = fmax(largest, fabs(w));
+    }
+    return worst / largest;
+}
+
+static void run_case(json_t *c, double *worst) {
+    struct schedule_params p = {0};
+    struct error e = {0};
+    read_config(json_object_get(c, "config"), &p);
+    struct schedule *schedule = schedule_create(&p, &e);
+    assert_non_null(schedule);
+    struct rng rng;
+    rng_seed(&rng, (uint64_t)number(c, "seed", 0));
+    struct sampler_params sp = {.schedule = schedule,
+                                .n_steps = (int)number(c, "steps", 0),
+                                .n_images = N_IMAGES,
+                                .image_floats = IMAGE,
+                                .rngs = &rng,
+                                .n_rngs = 1,
+                                .eta = (float)number(c, "eta", 0)};
+    const char *name = json_string_value(json_object_get(c, "sampler"));
+    struct sampler *s = sampler_create(name, &sp, &e);
+    if (!s) fail_msg("%s: %s", name, e.text);
+    sampler_start(s);
+    float out[N];
+    int steps = 0;
+    /* A start at sigma 4096 (zero terminal SNR) cancels: one unit in the last place of x is 1e-5 of what is left. */
+    double tolerance = 1e-5 * fmax(1, number(c, "init_sigma", 1) / 100);
+    for (struct sampler_request q; sampler_next(s, &q); steps++) {
+        double t = json_number_value(json_array_get(json_object_get(c, "times"), (size_t)q.step));
+        if (fabs(t - q.t) > 1e-3) fail_msg("%s step %d: time %g, diffusers %g", name, q.step, q.t, t);
+        model(q.x, q.t, out);
+        sampler_feed(s, out);
+        char key[16];
+        snprintf(key, sizeof key, "%d", q.step);
+        json_t *want = json_object_get(json_object_get(c, "x"), key);
+        if (!want) continue;
+        double d = distance(sampler_x(s), want);
+        if (!(d <= tolerance)) {
+            char *text = json_dumps(json_object_get(c, "config"), JSON_COMPACT);
+            fail_msg("%s of %d steps, step %d: off by %g; %s", name, sp.n_steps, q.step, d, text);
+        }
+        *worst = fmax(*worst, d);
+    }
+    assert_int_equal(steps, sp.n_steps);
+    float next; /* the generator stands where diffusers left it */
+    rng_rand(&rng, &next, 1);
+    assert_float_equal(next, number(c, "next_word", -1), 1e-9);
+    sampler_destroy(&s);
+    assert_null(s);
+    schedule_destroy(&schedule);
+}
+
+static void test_trajectories(void **state) {
+    json_error_t je;
+    json_t *all = json_load_file(ATELIER_SOURCE_DIR "/tests/data/samplers.json", 0, &je), *c;
+    assert_non_null(all);
+    size_t i;
+    double worst = 0;
+    json_array_foreach(all, i, c) run_case(c, &worst);
+    assert_true(i >= 40);
+    print_message("%zu trajectories, worst relative difference %.2g\n", i, worst);
+    json_decref(all);
+}
+
+/* One generator per image gives each image what it would get alone. */
+static void test_generator_per_image(void **state) {
+    struct schedule_params p = {0};
+    struct error e;
+    struct schedule *schedule = schedule_create(&p, &e);
+    float alone[2][IMAGE];
+    struct sampler_params sp = {.schedule = schedule, .n_steps = 4, .n_images = 2, .image_floats = IMAGE, .n_rngs = 2};
+    struct rng rngs[2];
+    float out[N];
+    for (int k = 0; k < 3; k++) { /* image 0, image 1, both */
+        rng_seed(&rngs[0], k == 1 ? 8 : 7);
+        rng_seed(&rngs[1], 8);
+        sp.rngs = rngs;
+        sp.n_images = sp.n_rngs = k == 2 ? 2 : 1;
+        struct sampler *s = sampler_create("euler-a", &sp, &e);
+        sampler_start(s);
+        for (struct sampler_request q; sampler_next(s, &q);) {
+            for (size_t i = 0; i < sp.n_images * IMAGE; i++) out[i] = tanhf(q.x[i]);
+            sampler_feed(s, out);
+        }
+        if (k < 2) memcpy(alone[k], sampler_x(s), sizeof alone[k]);
+        else assert_memory_equal(alone, sampler_x(s), sizeof alone);
+        sampler_destroy(&s);
+    }
+    schedule_destroy(&schedule);
+}
+
+static void expect_refusal(struct schedule_params p, const char *name, int n_steps, const char *word) {
+    struct error e = {0};
+    struct schedule *schedule = schedule_create(&p, &e);
+    assert_non_null(schedule);
+    struct rng rng;
+    rng_seed(&rng, 0);
+    struct sampler_params sp = {
+        .schedule = schedule, .n_steps = n_steps, .n_images = 1, .image_floats = 16, .rngs = &rng, .n_rngs = 1};
+    assert_null(sampler_create(name, &sp, &e));
+    if (!strstr(e.text, word)) fail_msg("'%s' does not mention '%s'", e.text, word);
+    schedule_destroy(&schedule);
+}
+
+static void test_refusals(void **state) {
+    struct schedule_params p = {0};
+    expect_refusal(p, "euler-b", 10, "dpmpp-2m");
+    expect_refusal(p, "euler", 0, "1 to 1000");
+    expect_refusal(p, "dpmpp-2m", 1000, "1 to 999");
+    struct error e;
+    struct schedule_params karras = {0};
+    assert_true(schedule_choose(&karras, "karras", &e));
+    expect_refusal(karras, "ddim", 10, "karras");
+    struct schedule_params zero = {.zero_terminal_snr = true, .spacing = SCHEDULE_SPACING_TRAILING};
+    expect_refusal(zero, "ddim", 10, "zero terminal SNR");
+}
+
+static void test_names(void **state) {
+    size_t n = 0;
+    while (sampler_name(n)) assert_non_null(sampler_title(n++));
+    assert_true(n >= 4);
+    assert_string_equal(sampler_name(0), "ddim");
+}
+
+static void test_guidance(void **state) {
+    float u[4] = {1, 2, 3, 4}, c[4] = {2, 0, 3, 8}, out[4];
+    assert_false(guidance_is_needed(1));
+    assert_true(guidance_is_needed(1.5f));
+    guidance_combine(out, u, c, 4, 3);
+    const float want[4] = {4, -4, 3, 16};
+    assert_memory_equal(out, want, sizeof want);
+    guidance_rescale(out, c, 1, 4, 0);
+    assert_memory_equal(out, want, sizeof want);
+    /* std with Bessel: of c 3.4034296, of out 8.3016064; phi 0.7 */
+    guidance_rescale(out, c, 1, 4, 0.7f);
+    for (int i = 0; i < 4; i++)
+        assert_float_equal(out[i], want[i] * (0.7f * 3.4034296f / 8.3016064f + 0.3f), 1e-5);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_trajectories), cmocka_unit_test(test_generator_per_image),
+        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_names),
+        cmocka_unit_test(test_guidance),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
