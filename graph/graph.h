@@ -83,6 +83,7 @@ union op_attr {
     struct { int32_t kind; } unary;
     struct { int32_t bcast; } binary;
     struct { float factor; } scale;
+    struct { int32_t first; } slice;
     struct { int32_t heads; float scale; int32_t causal; } attn;
     struct { int32_t per_image; } sum;
     struct { int32_t flip_sin_to_cos; float freq_shift; } timestep;
@@ -148,7 +149,8 @@ struct op_info {
     const char *name;
     int n_in, n_out; /* most inputs; outputs */
     int inplace;     /* input whose storage the first output may take over, or -1 */
-    /* Shapes of the outputs from the inputs; false with a graph_fail message. NULL: caller gives them. */
+    /* Shapes of the outputs from the inputs; false with a graph_fail message. NULL: caller gives them
+     * (SIZE_STATED in ops.def). */
     bool (*shape)(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]);
     /* Emits nodes for the gradient. grad_out[i] is the gradient of output i (-1: none); want[i] says if
      * input i needs one; fills grad_in[i]. NULL: op is NO_GRAD (stated in ops.def). */
