@@ -1,0 +1,113 @@
+#pragma once
+/* Inside gpu/ only. */
+#include <volk.h>
+#include "gpu/device.h"
+#include "gpu/program.h"
+
+enum { GPU_READS = 6, GPU_PUSH_BYTES = 128, GPU_MAX_SPEC = 16, GPU_MAX_VIEWS = 256 };
+
+/* One buffer with its address, its texel view (cpu class) and, where the host sees it, its mapping. */
+struct gpu_chunk {
+    VkBuffer buffer;
+    VkDeviceMemory memory;
+    VkBufferView view;
+    uint64_t address;
+    uint8_t *mapped;
+    int64_t bytes;
+    int32_t view_id; /* slot in the device's view table */
+};
+
+struct gpu_pipeline {
+    const char *shader;
+    uint32_t spec[GPU_MAX_SPEC];
+    int n_spec;
+    VkPipeline handle;
+};
+
+struct gpu_device {
+    struct arena *arena;
+    struct gpu_params params;
+    VkInstance instance;
+    VkDebugUtilsMessengerEXT messenger;
+    int messages;
+    VkPhysicalDevice physical;
+    VkPhysicalDeviceProperties properties;
+    VkPhysicalDeviceMemoryProperties memory_properties;
+    VkDevice handle;
+    uint32_t queue_family;
+    VkQueue queue;
+    VkCommandPool pool;
+    VkFence fence;
+    VkDescriptorSetLayout set_layout;
+    VkPipelineLayout pipeline_layout;
+    VkPipelineCache cache;
+    size_t cache_loaded_bytes;
+    struct kernel_caps caps;
+    enum tensor_dtype storage;
+    int64_t max_chunk, memory_total, memory_used, memory_peak;
+    struct gpu_pipeline *pipelines; /* open-addressed by shader and constants */
+    int n_pipelines, cap_pipelines;
+    VkBufferView views[GPU_MAX_VIEWS]; /* VK_NULL_HANDLE: free */
+    struct gpu_chunk dummy;            /* fills unused bindings */
+    struct gpu_chunk staging;          /* made on first need */
+};
+
+bool gpu_vk_ok(VkResult r, const char *what, struct error *err);
+/* device_local: weights and activations; else host-visible memory. Zeroes the first PLAN_ZERO_BYTES. */
+bool gpu_chunk_create(struct gpu_device *dev, struct gpu_chunk *c, int64_t bytes, bool device_local, bool clear,
+                      const char *what, struct error *err);
+void gpu_chunk_destroy(struct gpu_device *dev, struct gpu_chunk *c);
+bool gpu_chunk_upload(struct gpu_device *dev, struct gpu_chunk *c, int64_t offset, const void *data, int64_t bytes,
+                      struct error *err);
+bool gpu_chunk_download(struct gpu_device *dev, struct gpu_chunk *c, int64_t offset, void *data, int64_t bytes,
+                        struct error *err);
+bool gpu_submit(struct gpu_device *dev, VkCommandBuffer cb, struct error *err);
+bool gpu_commands_begin(struct gpu_device *dev, VkCommandBuffer *cb, struct error *err);
+
+/* Pipelines are made at first request; NULL with a message on failure. spec includes ids 0 and 1. */
+VkPipeline gpu_pipeline_get(struct gpu_device *dev, const char *shader, const uint32_t *spec, int n_spec,
+                            struct error *err);
+void gpu_pipelines_destroy(struct gpu_device *dev);
+void gpu_pipeline_cache_load(struct gpu_device *dev);
+void gpu_pipeline_cache_save(struct gpu_device *dev);
+
+struct gpu_chunk *gpu_set_chunk(struct gpu_set *s, int chunk);
+
+/* Canonical rows to and from the device layout. */
+void gpu_layout_pack(void *dst, enum tensor_dtype dtype, struct shape s, const float *src);
+void gpu_layout_unpack(float *dst, enum tensor_dtype dtype, struct shape s, const void *src);
+
+struct gpu_stage {
+    int node; /* -1: preparation */
+    uint32_t first_dispatch, n_dispatches;
+};
+
+struct gpu_program {
+    struct arena *arena;
+    struct gpu_device *dev;
+    struct graph *g;
+    struct gpu_program_params params;
+    struct plan plan;
+    const struct kernel **kernels; /* per node */
+    struct gpu_chunk act[PLAN_MAX_CHUNKS], io, prepared;
+    int64_t *prep_offset; /* per node, -1: none */
+    int64_t prepared_bytes;
+    bool prepared_ready;
+    VkDescriptorPool pool;
+    struct gpu_view_set *view_sets;
+    int n_view_sets;
+    VkCommandBuffer prep_commands, commands;
+    VkCommandBuffer *step_commands; /* per node when stepping */
+    VkQueryPool queries;
+    double *seconds; /* per node, last profiled run */
+    struct gpu_memory_use use;
+};
+
+/* Resolves operands of a node into addresses and view indices. */
+void gpu_program_operands(struct gpu_program *prog, int node, struct emit *e);
+bool gpu_program_record(struct gpu_program *prog, struct error *err);
+bool gpu_program_run_stepwise(struct gpu_program *prog, struct error *err);
+/* Bytes and a reader for one value wherever it lives. */
+bool gpu_program_fetch(struct gpu_program *prog, int value, float *data, struct error *err);
+
+bool gpu_kernels_select(struct gpu_program *prog, struct error *err);
