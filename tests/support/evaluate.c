@@ -1,0 +1,67 @@
+#include "tests/support/cm.h"
+#include "tests/support/evaluate.h"
+
+#include <math.h>
+
+#include "base/path.h"
+
+static void read_params(const void *ctx, int slot, float *dst) {
+    nn_params_read_slot(ctx, slot, dst);
+}
+
+struct eval_set eval_params(const struct nn_params *p) {
+    return (struct eval_set){p->set, read_params, p};
+}
+
+double **eval_begin(const struct graph *g, struct arena *a, const struct eval_set *sets, int n_sets) {
+    double **data = arena_alloc_n(a, (size_t)g->n_values, sizeof *data);
+    for (int v = 0; v < g->n_values; v++) {
+        const struct value *value = &g->values[v];
+        if (value->cls != VALUE_SET || value->view_of >= 0 || value->bank != SET_DATA) continue;
+        for (int s = 0; s < n_sets; s++) {
+            if (sets[s].set != value->set) continue;
+            size_t n = (size_t)shape_elems(value->shape);
+            float *tmp = arena_alloc_n(a, n, sizeof *tmp);
+            data[v] = arena_alloc_n(a, n, sizeof **data);
+            sets[s].read(sets[s].ctx, value->slot, tmp);
+            for (size_t i = 0; i < n; i++) data[v][i] = tmp[i];
+        }
+        assert_non_null(data[v]);
+    }
+    return data;
+}
+
+double *eval_golden(const struct st_file *f, const char *name, struct arena *a, struct shape *shape) {
+    const struct st_tensor *t = st_find(f, name);
+    if (!t) fail_msg("%s lacks %s", st_path(f), name);
+    size_t n = st_tensor_elements(t);
+    float *raw = arena_alloc_n(a, n, sizeof *raw);
+    struct error e = {0};
+    if (!st_read_f32(t, raw, n, &e)) fail_msg("%s", e.text);
+    double *out = arena_alloc_n(a, n, sizeof *out);
+    struct shape s = {(int)t->dims[0], 1, 1, 1};
+    if (t->rank == 3) s.w = (int)t->dims[1], s.c = (int)t->dims[2];
+    if (t->rank == 2) s.w = (int)t->dims[1];
+    if (t->rank == 4) s.c = (int)t->dims[1], s.h = (int)t->dims[2], s.w = (int)t->dims[3];
+    *shape = s;
+    size_t pixels = (size_t)s.h * s.w, at = 0;
+    for (size_t i = 0; i < (size_t)s.n; i++)
+        for (size_t p = 0; p < pixels; p++)
+            for (size_t c = 0; c < (size_t)s.c; c++, at++)
+                out[at] = t->rank == 4 ? raw[(i * s.c + c) * pixels + p] : raw[at];
+    return out;
+}
+
+double eval_worst(const double *got, const double *want, int64_t n) {
+    double low = want[0], high = want[0], worst = 0;
+    for (int64_t i = 0; i < n; i++) {
+        low = fmin(low, want[i]), high = fmax(high, want[i]);
+        double d = fabs(got[i] - want[i]);
+        if (!(d <= worst)) worst = d; /* nan counts */
+    }
+    return worst / fmax(high - low, 1e-30);
+}
+
+const char *eval_data_path(struct arena *a, const char *name) {
+    return path_join(a, ATELIER_SOURCE_DIR "/tests/data", name);
+}

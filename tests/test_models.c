@@ -1,0 +1,256 @@
+/* The builders against diffusers and transformers: miniature models through the double references, and the
+ * full-size architectures by their parameter counts. */
+#include "tests/support/cm.h"
+#include "tests/support/evaluate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "textenc/clip_build.h"
+#include "unet/build.h"
+#include "vae/build.h"
+
+static const double tolerance = 1e-4; /* of the output's range */
+static const char *const minis[] = {"mini-sd1", "mini-sd2", "mini-xl", "mini-odd"};
+enum { N_MINIS = sizeof minis / sizeof *minis };
+
+struct part {
+    struct arena *arena;
+    struct nn_params *params;
+    struct st_file *weights, *golden;
+    struct graph *g;
+    char config[512];
+};
+
+static struct part part_open(const char *model, const char *component, const char *weights) {
+    struct error e = {0};
+    struct part p = {.arena = arena_create(NULL)};
+    snprintf(p.config, sizeof p.config, "%s",
+             eval_data_path(p.arena, arena_printf(p.arena, "%s/%s/config.json", model, component)));
+    p.weights =
+        st_open(eval_data_path(p.arena, arena_printf(p.arena, "%s/%s/%s", model, component, weights)), &e);
+    if (!p.weights) fail_msg("%s", e.text);
+    p.golden = st_open(eval_data_path(p.arena, arena_printf(p.arena, "%s.golden.safetensors", model)), &e);
+    if (!p.golden) fail_msg("%s", e.text);
+    p.params = nn_params_create(p.arena, component, TENSOR_F32, false, 0);
+    p.g = graph_create(p.arena, TENSOR_F32);
+    return p;
+}
+
+static void part_bind(struct part *p, const struct nn_alias *aliases, int n_aliases) {
+    struct error e = {0};
+    struct nn_load_report report;
+    const struct st_file *files[] = {p->weights};
+    if (!nn_params_bind(p->params, files, 1, aliases, n_aliases, &report, &e)) fail_msg("%s", e.text);
+    if (report.n_unused) fail_msg("%s: %d unused, first %s", p->config, report.n_unused, report.unused[0]);
+}
+
+static void part_close(struct part *p) {
+    st_close(&p->weights);
+    st_close(&p->golden);
+    arena_destroy(&p->arena);
+}
+
+/* Evaluates and compares the values out[i] with golden tensors of those names. */
+static void part_compare(struct part *p, const int *in, double *const *in_data, int n_in, int out,
+                         const char *name) {
+    struct error e = {0};
+    int result = graph_output(p->g, name, out);
+    if (!graph_verify(p->g, &e)) fail_msg("%s: %s", p->config, e.text);
+    struct eval_set sets[] = {eval_params(p->params)};
+    double **data = eval_begin(p->g, p->arena, sets, 1);
+    for (int i = 0; i < n_in; i++) data[in[i]] = in_data[i];
+    graph_eval_ref(p->g, data, p->arena);
+    struct shape s;
+    double *want = eval_golden(p->golden, name, p->arena, &s);
+    assert_int_equal(shape_elems(s), shape_elems(graph_shape(p->g, result)));
+    double worst = eval_worst(data[result], want, shape_elems(s));
+    print_message("%s %s: %.2g of the range\n", p->config + strlen(ATELIER_SOURCE_DIR "/tests/data/"), name,
+                  worst);
+    if (!(worst < tolerance)) fail_msg("%s differs", name);
+}
+
+static void check_text(const char *model) {
+    struct error e = {0};
+    struct part p = part_open(model, "text_encoder", "model.safetensors");
+    struct clip_config cfg;
+    if (!clip_config_load(&cfg, p.config, &e) || !clip_declare(p.params, &cfg, NULL, &e))
+        fail_msg("%s", e.text);
+    part_bind(&p, clip_aliases, clip_n_aliases);
+    struct shape s;
+    double *ids = eval_golden(p.golden, "token_ids", p.arena, &s);
+    struct nn_ctx c = nn_begin(p.g, p.params, NULL, "te");
+    struct clip_inputs in = {.ids = graph_io(p.g, "ids", s), .eos = -1};
+    struct clip_outputs out;
+    clip_build(&c, &cfg, &in, &(struct clip_params){0}, &out);
+    nn_end(&c);
+    part_compare(&p, &in.ids, &ids, 1, out.hidden, "text_embedding");
+    part_close(&p);
+}
+
+static void check_unet(const char *model, const char *prefix) {
+    struct error e = {0};
+    struct part p = part_open(model, "unet", "diffusion_pytorch_model.safetensors");
+    struct unet_config cfg;
+    char name[4][64];
+    static const char *const tails[] = {"latents", "timesteps", "context", "output"};
+    for (int i = 0; i < 4; i++) snprintf(name[i], sizeof name[i], "%s.%s", prefix, tails[i]);
+    if (st_find(p.golden, name[0])) {
+        if (!unet_config_load(&cfg, p.config, &e) || !unet_declare(p.params, &cfg, NULL, &e))
+            fail_msg("%s", e.text);
+        part_bind(&p, NULL, 0);
+        double *data[3];
+        struct shape s[3];
+        int io[3];
+        for (int i = 0; i < 3; i++) {
+            data[i] = eval_golden(p.golden, name[i], p.arena, &s[i]);
+            io[i] = graph_io(p.g, tails[i], s[i]);
+        }
+        struct nn_ctx c = nn_begin(p.g, p.params, NULL, "");
+        struct unet_inputs in = {io[0], io[1], io[2], -1, -1};
+        int out = unet_build(&c, &cfg, &in);
+        nn_end(&c);
+        part_compare(&p, io, data, 3, out, name[3]);
+    }
+    part_close(&p);
+}
+
+static struct part vae_open(const char *model, struct vae_config *cfg) {
+    struct error e = {0};
+    struct part p = part_open(model, "vae", "diffusion_pytorch_model.safetensors");
+    if (!vae_config_load(cfg, p.config, &e) || !vae_declare(p.params, cfg, &e)) fail_msg("%s", e.text);
+    part_bind(&p, vae_aliases, vae_n_aliases);
+    return p;
+}
+
+static void check_decoder(const char *model) {
+    struct vae_config cfg;
+    struct part p = vae_open(model, &cfg);
+    struct shape s;
+    double *latents = eval_golden(p.golden, "vae.latents", p.arena, &s);
+    int in = graph_io(p.g, "latents", s);
+    struct nn_ctx c = nn_begin(p.g, p.params, NULL, "vae");
+    int out = vae_build_decoder(&c, &cfg, in);
+    nn_end(&c);
+    part_compare(&p, &in, &latents, 1, out, "vae.decoded");
+    part_close(&p);
+}
+
+static void check_encoder(const char *model) {
+    static const char *const halves[] = {"vae.mean", "vae.logvar"};
+    for (int i = 0; i < 2; i++) {
+        struct vae_config cfg;
+        struct part p = vae_open(model, &cfg);
+        struct shape s;
+        double *image = eval_golden(p.golden, "vae.image", p.arena, &s);
+        int in = graph_io(p.g, "image", s);
+        struct nn_ctx c = nn_begin(p.g, p.params, NULL, "");
+        int out = vae_build_encoder(&c, &cfg, in);
+        nn_end(&c);
+        out = graph_slice(p.g, out, i * cfg.latent_channels, cfg.latent_channels);
+        part_compare(&p, &in, &image, 1, out, halves[i]);
+        part_close(&p);
+    }
+}
+
+static void test_text(void **state) {
+    for (int i = 0; i < N_MINIS; i++) check_text(minis[i]);
+}
+static void test_unet(void **state) {
+    for (int i = 0; i < N_MINIS; i++) check_unet(minis[i], "unet");
+}
+static void test_unet_uneven(void **state) {
+    for (int i = 0; i < N_MINIS; i++) check_unet(minis[i], "unet_uneven");
+}
+static void test_vae_decoder(void **state) {
+    for (int i = 0; i < N_MINIS; i++) check_decoder(minis[i]);
+}
+static void test_vae_encoder(void **state) {
+    for (int i = 0; i < N_MINIS; i++) check_encoder(minis[i]);
+}
+
+/* --- full-size architectures ------------------------------------------------------------------------- */
+
+struct size {
+    const char *config;
+    int64_t params;
+    int tensors, targets; /* targets: layers in transformers (text: all) */
+};
+
+static int count_targets(const struct nn_target_list *list, const char *inside) {
+    int n = 0;
+    for (int i = 0; i < list->n; i++) n += strstr(list->items[i].path, inside) != NULL;
+    return n;
+}
+
+static void check_size(const struct size *want, struct nn_params *params,
+                       const struct nn_target_list *targets, const char *inside) {
+    print_message("%s: %lld parameters, %d tensors, %d targets\n", want->config,
+                  (long long)nn_params_count(params), params->set->n_slots, count_targets(targets, inside));
+    assert_int_equal(nn_params_count(params), want->params);
+    assert_int_equal(params->set->n_slots, want->tensors);
+    if (want->targets) assert_int_equal(count_targets(targets, inside), want->targets);
+}
+
+static void test_unet_sizes(void **state) {
+    static const struct size sizes[] = {
+        {"sd1-unet", 859520964, 686, 192},   {"sd1-inpaint-unet", 859535364, 686, 192},
+        {"sd2-unet", 865910724, 686, 192},   {"sdxl-unet", 2567463684, 1680, 722},
+        {"ssd-1b-unet", 1331334404, 944, 0}, {"vega-unet", 745225604, 564, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct error e = {0};
+        struct arena *a = arena_create(NULL);
+        struct unet_config cfg;
+        struct nn_target_list targets = {.arena = a};
+        struct nn_params *p = nn_params_create(a, "unet", TENSOR_F32, false, 0);
+        if (!unet_config_load(&cfg, eval_data_path(a, arena_printf(a, "configs/%s.json", sizes[i].config)),
+                              &e) ||
+            !unet_declare(p, &cfg, &targets, &e))
+            fail_msg("%s", e.text);
+        check_size(&sizes[i], p, &targets, "attentions.");
+        arena_destroy(&a);
+    }
+}
+
+static void test_vae_size(void **state) {
+    static const struct size size = {"kl-f8-vae", 83653863, 248, 0};
+    struct error e = {0};
+    struct arena *a = arena_create(NULL);
+    struct vae_config cfg;
+    struct nn_target_list none = {.arena = a};
+    struct nn_params *p = nn_params_create(a, "vae", TENSOR_F32, false, 0);
+    if (!vae_config_load(&cfg, eval_data_path(a, "configs/kl-f8-vae.json"), &e) || !vae_declare(p, &cfg, &e))
+        fail_msg("%s", e.text);
+    check_size(&size, p, &none, "");
+    arena_destroy(&a);
+}
+
+static void test_text_sizes(void **state) {
+    static const struct size sizes[] = {{"clip-l", 123060480, 196, 72},
+                                        {"openclip-h", 340387840, 372, 138},
+                                        {"openclip-bigg", 694659840, 517, 192}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        struct error e = {0};
+        struct arena *a = arena_create(NULL);
+        struct clip_config cfg;
+        struct nn_target_list targets = {.arena = a};
+        struct nn_params *p = nn_params_create(a, "text", TENSOR_F32, false, 0);
+        if (!clip_config_load(&cfg, eval_data_path(a, arena_printf(a, "configs/%s.json", sizes[i].config)),
+                              &e) ||
+            !clip_declare(p, &cfg, &targets, &e))
+            fail_msg("%s", e.text);
+        check_size(&sizes[i], p, &targets, "encoder.layers.");
+        arena_destroy(&a);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_unet_sizes),  cmocka_unit_test(test_text_sizes),
+        cmocka_unit_test(test_vae_size),    cmocka_unit_test(test_text),
+        cmocka_unit_test(test_unet),        cmocka_unit_test(test_unet_uneven),
+        cmocka_unit_test(test_vae_decoder), cmocka_unit_test(test_vae_encoder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
