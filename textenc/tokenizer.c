@@ -250,17 +250,19 @@ void tokenizer_encode_window(const struct tokenizer *t, const char *text, int32_
     for (size_t i = n + 2; i < t->window; i++) ids[i] = t->pad;
     if (cut) {
         *cut = (struct tokenizer_cut){.n_tokens = list.n, .n_dropped = list.n - n};
-        if (cut->n_dropped)
-            copy_cut(cut->text, sizeof cut->text, tokenizer_decode(t, list.ids + n, cut->n_dropped, list.arena));
+        size_t shown = cut->n_dropped < sizeof cut->text ? cut->n_dropped : sizeof cut->text;
+        copy_cut(cut->text, sizeof cut->text, tokenizer_decode(t, list.ids + n, shown, list.arena));
     }
     arena_destroy(&list.arena);
 }
 
-/* The byte behind a vocabulary character, or -1. */
+/* The byte behind a vocabulary character of one or two bytes, or -1. */
 static int byte_of(const char *s, size_t bytes) {
-    for (int b = 0; b < 256; b++) {
+    int code = bytes == 1 ? (uint8_t)s[0] : ((uint8_t)s[0] & 0x1f) << 6 | ((uint8_t)s[1] & 0x3f);
+    for (int b = code < 0x100 ? code : 0; b < 256; b++) {
         char text[2];
         if (tokenizer_byte_text((uint8_t)b, text) == bytes && memcmp(text, s, bytes) == 0) return b;
+        if (code < 0x100) break;
     }
     return -1;
 }
