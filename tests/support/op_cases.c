@@ -2,6 +2,9 @@
 #include "base/rng.h"
 #include <math.h>
 
+/* Rows leave out what is zero. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 #define V(c) {1, 1, 1, c}          /* a vector */
 #define T(n, t, c) {n, 1, t, c}    /* tokens */
 #define W(out, in) {1, 1, out, in} /* a linear weight */
