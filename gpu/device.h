@@ -36,7 +36,7 @@ struct gpu_listing {
     int64_t memory_bytes;
     uint32_t subgroup, shared_bytes;
     bool usable;
-    char reason[256]; /* why not */
+    char reason[512]; /* why not */
 };
 int gpu_device_list(struct gpu_listing *list, int max, struct error *err);
 

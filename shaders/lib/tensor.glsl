@@ -28,7 +28,7 @@ void store_ref(int operand, uvec2 ref, int i, vec4 v) {
     else
         Texel32(a + uint64_t(i) * 16ul).v = v;
 }
-#define STORE(k, ref, i, v) store_ref(k, ref, i, v)
+#define STORE(k, ref, i, x) store_ref(k, ref, i, x)
 #else
 layout(binding = 0, rgba32f) uniform readonly imageBuffer T0;
 layout(binding = 1, rgba32f) uniform readonly imageBuffer T1;
@@ -39,5 +39,8 @@ layout(binding = 5, rgba32f) uniform readonly imageBuffer T5;
 // k must be a literal 0..5: it names the binding.
 #define LOAD(k, ref, i) imageLoad(T##k, int((ref).x) + (i))
 uint64_t pack_pair(vec2 v) { return packUint2x32(floatBitsToUint(v)); }
-#define STORE(k, ref, i, v) Texel64(packUint2x32(ref) + uint64_t(i) * 16ul).v = u64vec2(pack_pair((v).xy), pack_pair((v).zw))
+void store_texel(uvec2 ref, int i, vec4 x) {
+    Texel64(packUint2x32(ref) + uint64_t(i) * 16ul).v = u64vec2(pack_pair(x.xy), pack_pair(x.zw));
+}
+#define STORE(k, ref, i, x) store_texel(ref, i, x)
 #endif

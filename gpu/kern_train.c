@@ -1,0 +1,120 @@
+/* Embeddings, timestep sinusoids, the loss and the optimiser. */
+#include "gpu/kernels_priv.h"
+#include "gpu/push.h"
+#include "shaders/push/embed.h"
+#include "shaders/push/mse.h"
+#include "shaders/push/optimise.h"
+#include "shaders/push/timestep.h"
+
+void kern_embed(struct emit *e) {
+    const struct operand *ids = &e->in[0], *table = &e->in[1], *positions = &e->in[2], *y = &e->out[0];
+    bool has_positions = positions->address != 0;
+    struct push_embed push = {.ids = ref_read(e, ids), .table = ref_read(e, table), .y = ref_write(y),
+                              .rows = (int)shape_rows(ids->shape), .tokens = ids->shape.h * ids->shape.w,
+                              .vocabulary = (int)shape_rows(table->shape), .table_stride = table->stride, .y_stride = y->stride};
+    if (has_positions) push.positions = ref_read(e, positions), push.positions_stride = positions->stride;
+    const struct operand *reads[3] = {ids, table, has_positions ? positions : NULL};
+    struct dispatch d = {.shader = "embed", .spec = {has_positions}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
+                         .reads = {ids, table, reads[2]}, .n_reads = 3, .storage_mask = storage_mask(reads, 3, &y, 1),
+                         .groups = {ceil_div(push.rows, 64), (uint32_t)shape_planes(y->shape), 1}};
+    emit_dispatch(e, &d);
+}
+
+void kern_embed_dw(struct emit *e) {
+    const struct operand *ids = &e->in[0], *g = &e->in[1], *y = &e->out[0], *reads[2] = {ids, g};
+    struct push_embed push = {.ids = ref_read(e, ids), .table = ref_read(e, g), .y = ref_write(y),
+                              .rows = (int)shape_rows(ids->shape), .vocabulary = (int)shape_rows(y->shape),
+                              .table_stride = g->stride, .y_stride = y->stride};
+    struct dispatch d = {.shader = "embed_dw", .push = &push, .push_bytes = sizeof push, .reads = {ids, g}, .n_reads = 2,
+                         .storage_mask = storage_mask(reads, 2, &y, 1),
+                         .groups = {ceil_div(push.vocabulary, 64), (uint32_t)shape_planes(y->shape), 1}};
+    emit_dispatch(e, &d);
+}
+
+void kern_timestep(struct emit *e) {
+    const struct operand *t = &e->in[0], *y = &e->out[0];
+    struct push_timestep push = {ref_read(e, t), ref_write(y), (int)shape_rows(t->shape), y->shape.c, y->stride,
+                                 e->q.node->attr.timestep.flip_sin_to_cos, e->q.node->attr.timestep.freq_shift};
+    struct dispatch d = {.shader = "timestep", .push = &push, .push_bytes = sizeof push, .reads = {t}, .n_reads = 1,
+                         .storage_mask = storage_mask(&t, 1, &y, 1),
+                         .groups = {ceil_div(push.n, 64), (uint32_t)shape_planes(y->shape), 1}};
+    emit_dispatch(e, &d);
+}
+
+static struct push_mse mse_push(const struct emit *e, const struct operand *a, const struct operand *b, const struct operand *y) {
+    struct shape s = a->shape;
+    return (struct push_mse){.a = ref_read(e, a), .b = ref_read(e, b), .y = ref_write(y), .rows = s.h * s.w,
+                             .planes = shape_planes(s), .a_stride = a->stride, .b_stride = b->stride, .y_stride = y->stride,
+                             .n = s.n, .scale = 1.0f / ((float)s.h * (float)s.w * (float)s.c)};
+}
+
+void kern_mse(struct emit *e) {
+    const struct operand *a = &e->in[0], *b = &e->in[1], *y = &e->out[0], *reads[2] = {a, b};
+    struct push_mse push = mse_push(e, a, b, y);
+    struct dispatch d = {.shader = "mse", .push = &push, .push_bytes = sizeof push, .reads = {a, b}, .n_reads = 2,
+                         .storage_mask = storage_mask(reads, 2, &y, 1), .groups = {(uint32_t)push.n, 1, 1}};
+    emit_dispatch(e, &d);
+}
+
+void kern_mse_dx(struct emit *e) {
+    const struct operand *seed = &e->in[0], *a = &e->in[1], *b = &e->in[2], *y = &e->out[0], *reads[3] = {a, b, seed};
+    struct push_mse push = mse_push(e, a, b, y);
+    push.seed = ref_read(e, seed);
+    push.scale *= 2;
+    struct dispatch d = {.shader = "mse_dx", .push = &push, .push_bytes = sizeof push, .reads = {a, b, seed}, .n_reads = 3,
+                         .storage_mask = storage_mask(reads, 3, &y, 1),
+                         .groups = {ceil_div(shape_rows(y->shape), 64), (uint32_t)push.planes, 1}};
+    emit_dispatch(e, &d);
+}
+
+enum { SUM_PARTS = 64 };
+
+int64_t kern_sum_squares_scratch(const struct kernel_query *q) { return SUM_PARTS * 16; }
+
+void kern_sum_squares(struct emit *e) {
+    const struct operand *x = &e->in[0], *total = e->in[1].address ? &e->in[1] : NULL, *y = &e->out[0], *part = &e->scratch;
+    struct push_optimise push = {.grad = ref_read(e, x), .param_out = ref_write(part), .texels = (int)shape_texels(x->shape)};
+    push.per_group = (int)ceil_div(push.texels, SUM_PARTS);
+    push.n_parts = SUM_PARTS;
+    struct dispatch d = {.shader = "sum_squares", .spec = {0, 0}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
+                         .reads = {x}, .n_reads = 1, .storage_mask = storage_mask(&x, 1, &part, 1), .groups = {SUM_PARTS, 1, 1}};
+    emit_dispatch(e, &d);
+    emit_barrier(e);
+    push.grad = ref_read(e, part), push.param_out = ref_write(y);
+    if (total) push.total = ref_read(e, total);
+    const struct operand *reads[2] = {part, total};
+    d = (struct dispatch){.shader = "sum_squares", .spec = {1, total != NULL}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
+                          .reads = {part, total}, .n_reads = 2, .storage_mask = storage_mask(reads, 2, &y, 1), .groups = {1, 1, 1}};
+    emit_dispatch(e, &d);
+}
+
+/* Workgroups of 64 over a flat bank, in two dimensions past the smallest guaranteed limit of one. */
+static void flat_groups(struct dispatch *d, int texels) {
+    uint32_t n = ceil_div(texels, 64), rows = ceil_div(n, 65535);
+    d->groups[0] = ceil_div(n, rows), d->groups[1] = rows, d->groups[2] = 1;
+}
+
+void kern_accumulate(struct emit *e) {
+    const struct operand *y = &e->out[0], *reads[3] = {&e->in[0], &e->in[1], &e->in[2]};
+    struct push_optimise push = {.param = ref_read(e, reads[0]), .grad = ref_read(e, reads[1]), .hyper = ref_read(e, reads[2]),
+                                 .param_out = ref_write(y), .texels = (int)shape_texels(y->shape)};
+    struct dispatch d = {.shader = "accumulate", .push = &push, .push_bytes = sizeof push,
+                         .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3,
+                         .storage_mask = storage_mask(reads, 3, &y, 1)};
+    flat_groups(&d, push.texels);
+    emit_dispatch(e, &d);
+}
+
+void kern_adamw(struct emit *e) {
+    const struct operand *reads[6], *results[3] = {&e->out[0], &e->out[1], &e->out[2]};
+    for (int i = 0; i < 6; i++) reads[i] = &e->in[i];
+    struct push_optimise push = {.param = ref_read(e, reads[0]), .grad = ref_read(e, reads[1]), .m = ref_read(e, reads[2]),
+                                 .v = ref_read(e, reads[3]), .hyper = ref_read(e, reads[4]), .total = ref_read(e, reads[5]),
+                                 .param_out = ref_write(results[0]), .m_out = ref_write(results[1]), .v_out = ref_write(results[2]),
+                                 .texels = (int)shape_texels(e->in[0].shape)};
+    struct dispatch d = {.shader = "adamw", .push = &push, .push_bytes = sizeof push, .n_reads = 6,
+                         .storage_mask = storage_mask(reads, 6, results, 3)};
+    flat_groups(&d, push.texels);
+    for (int i = 0; i < 6; i++) d.reads[i] = reads[i];
+    emit_dispatch(e, &d);
+}

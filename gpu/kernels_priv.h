@@ -1,0 +1,21 @@
+#pragma once
+/* Every row's functions are declared from the rows themselves, by the few signatures they can have. */
+#include "gpu/kernel.h"
+#define EMIT(f) void f(struct emit *e);
+#define BYTES(f) int64_t f(const struct kernel_query *q);
+#define FITS(f) bool f(const struct kernel_query *q);
+EMIT(kern_unary) EMIT(kern_unary_dx) EMIT(kern_add) EMIT(kern_mul) EMIT(kern_scale) EMIT(kern_copy) EMIT(kern_concat)
+EMIT(kern_slice) EMIT(kern_slice_dx) EMIT(kern_geglu) EMIT(kern_geglu_dx) EMIT(kern_upsample) EMIT(kern_upsample_dx)
+EMIT(kern_row_sum) EMIT(kern_group_norm) EMIT(kern_group_norm_dx) EMIT(kern_group_norm_dp) BYTES(kern_group_norm_scratch)
+EMIT(kern_layer_norm) EMIT(kern_layer_norm_dx) EMIT(kern_layer_norm_dp) EMIT(kern_embed) EMIT(kern_embed_dw)
+EMIT(kern_timestep) EMIT(kern_mse) EMIT(kern_mse_dx) EMIT(kern_sum_squares) BYTES(kern_sum_squares_scratch)
+EMIT(kern_accumulate) EMIT(kern_adamw)
+#if __has_include("gpu/kernels_cpu_heavy.h")
+#include "gpu/kernels_cpu_heavy.h"
+#endif
+#if __has_include("gpu/kernels_gpu_heavy.h")
+#include "gpu/kernels_gpu_heavy.h"
+#endif
+#undef EMIT
+#undef BYTES
+#undef FITS

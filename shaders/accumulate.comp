@@ -1,0 +1,14 @@
+// classes: cpu gpu
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "lib/tensor.glsl"
+#include "lib/push.glsl"
+#include "push/optimise.h"
+layout(local_size_x = 64) in;
+layout(push_constant) uniform Push { push_optimise p; };
+
+void main() {
+    int i = int(gl_GlobalInvocationID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x * 64u);
+    if (i >= p.texels) return;
+    STORE(8, p.param_out, i, LOAD(0, p.param, i) * LOAD(2, p.hyper, 0).x + LOAD(1, p.grad, i));
+}
