@@ -1,6 +1,7 @@
 #pragma once
 /* Shape cases per operator, shared by the gradient tests and the kernel tests: a new op needs rows here
  * and nothing else. */
+#include "graph/build.h"
 #include "graph/plan.h"
 
 struct op_case {
