@@ -1,0 +1,220 @@
+#include "lora/stack.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+enum { MAX_RANK = 1 << 14 };
+
+struct lora_stack *lora_stack_create(struct arena *parent, const char *name, enum tensor_dtype dtype,
+                                     bool trainable, int64_t max_chunk_bytes) {
+    struct arena *a = arena_create(parent);
+    struct lora_stack *s = arena_alloc(a, sizeof *s);
+    s->arena = a;
+    s->set = tensor_set_create(a, name, dtype, trainable, max_chunk_bytes);
+    return s;
+}
+
+void lora_stack_destroy(struct lora_stack **s) {
+    if (!*s) return;
+    struct arena *a = (*s)->arena;
+    *s = NULL;
+    arena_destroy(&a);
+}
+
+int lora_stack_model(struct lora_stack *s, const char *name, const struct nn_target_list *targets) {
+    assert(s->n_models < LORA_MAX_MODELS && !s->sealed);
+    struct lora_model *m = &s->models[s->n_models];
+    m->name = arena_strdup(s->arena, name);
+    m->targets = targets;
+    m->layer_of = arena_alloc_n(s->arena, (size_t)targets->n, sizeof *m->layer_of);
+    for (int i = 0; i < targets->n; i++) m->layer_of[i] = -1;
+    return s->n_models++;
+}
+
+int lora_stack_adapter(struct lora_stack *s) {
+    assert(!s->sealed);
+    return s->n_adapters++;
+}
+
+static bool check_factors(const struct nn_target *t, const struct lora_factors *f, struct error *e) {
+    struct shape w = t->weight;
+    if (f->rank < 1 || f->rank > MAX_RANK)
+        return error_set(e, "%s: a rank of %d is not possible", t->path, f->rank);
+    if (!isfinite(f->alpha)) return error_set(e, "%s: alpha is not a number", t->path);
+    if (f->in != w.c || f->out != w.w || f->k * f->k != w.n)
+        return error_set(
+            e, "%s: the LoRA is made for %d to %d channels with kernel %d, the model has %d to %d, kernel %d",
+            t->path, f->in, f->out, f->k, w.c, w.w, t->conv.k);
+    return true;
+}
+
+/* Tucker form to the plain one: down'[p][i][y][x] = sum over q of mid[p][q][y][x] down[q][i]. */
+static const float *fold_mid(struct arena *a, const struct lora_factors *f) {
+    size_t rank = (size_t)f->rank, in = (size_t)f->in, taps = (size_t)f->k * (size_t)f->k;
+    float *out = arena_alloc_n(a, rank * in, taps * sizeof *out);
+    for (size_t p = 0; p < rank; p++)
+        for (size_t i = 0; i < in; i++)
+            for (size_t t = 0; t < taps; t++) {
+                double sum = 0;
+                for (size_t q = 0; q < rank; q++)
+                    sum += (double)f->mid[(p * rank + q) * taps + t] * f->down[q * in + i];
+                out[(p * in + i) * taps + t] = (float)sum;
+            }
+    return out;
+}
+
+static struct lora_layer *layer_get(struct lora_stack *s, int model, int target) {
+    struct lora_model *m = &s->models[model];
+    if (m->layer_of[target] < 0) {
+        if (s->n_layers == s->cap_layers) {
+            int cap = s->cap_layers ? 2 * s->cap_layers : 64;
+            s->layers = arena_grow(s->arena, s->layers, (size_t)s->n_layers, (size_t)cap, sizeof *s->layers);
+            s->cap_layers = cap;
+        }
+        m->layer_of[target] = s->n_layers;
+        s->layers[s->n_layers++] = (struct lora_layer){.model = model, .target = &m->targets->items[target]};
+    }
+    return &s->layers[m->layer_of[target]];
+}
+
+bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *path,
+                    const struct lora_factors *f, struct error *e) {
+    assert(!s->sealed && adapter >= 0 && adapter < s->n_adapters && model >= 0 && model < s->n_models);
+    const struct nn_target *t = nn_target_find(s->models[model].targets, path);
+    if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);
+    if (!check_factors(t, f, e)) return false;
+    struct lora_layer *layer = layer_get(s, model, (int)(t - s->models[model].targets->items));
+    for (int i = 0; i < layer->n_parts; i++)
+        if (layer->parts[i].adapter == adapter)
+            return error_set(e, "%s: the LoRA has this layer twice", path);
+    if (layer->n_parts == layer->cap_parts) {
+        int cap = layer->cap_parts ? 2 * layer->cap_parts : 1;
+        layer->parts =
+            arena_grow(s->arena, layer->parts, (size_t)layer->n_parts, (size_t)cap, sizeof *layer->parts);
+        layer->cap_parts = cap;
+    }
+    int at = layer->n_parts++;
+    while (at > 0 && layer->parts[at - 1].adapter > adapter) layer->parts[at] = layer->parts[at - 1], at--;
+    layer->parts[at] = (struct lora_part){.adapter = adapter,
+                                          .rank = f->rank,
+                                          .scale = f->alpha / (float)f->rank,
+                                          .down = f->mid ? fold_mid(s->arena, f) : f->down,
+                                          .up = f->up};
+    return true;
+}
+
+bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char *path, int rank, float alpha,
+                        struct rng *rng, struct error *e) {
+    const struct nn_target *t = nn_target_find(s->models[model].targets, path);
+    if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);
+    struct lora_factors f = {rank, alpha, t->weight.c, t->weight.w, t->conv.k, NULL, NULL, NULL};
+    if (!check_factors(t, &f, e)) return false;
+    size_t fan_in = (size_t)f.in * (size_t)t->weight.n, n = (size_t)rank * fan_in;
+    float *down = arena_alloc_n(s->arena, n, sizeof *down), bound = 1 / sqrtf((float)fan_in);
+    rng_rand(rng, down, n);
+    for (size_t i = 0; i < n; i++) down[i] = down[i] * (2 * bound) - bound;
+    f.down = down;
+    f.up = arena_alloc_n(s->arena, (size_t)f.out * (size_t)rank, sizeof *f.up);
+    return lora_stack_add(s, adapter, model, path, &f, e);
+}
+
+/* --- layouts and slots -------------------------------------------------------------------------------- */
+
+static bool same_layout(const struct lora_stack *s, const struct lora_layer *a, const struct lora_layer *b) {
+    if (a->n_parts != b->n_parts) return false;
+    for (int i = 0; i < a->n_parts; i++)
+        if (a->parts[i].adapter != b->parts[i].adapter || a->parts[i].rank != b->parts[i].rank ||
+            (s->set->trainable && a->parts[i].scale != b->parts[i].scale))
+            return false;
+    return true;
+}
+
+static int layout_get(struct lora_stack *s, const struct lora_layer *layer) {
+    for (int i = 0; i < s->n_layouts; i++)
+        if (same_layout(s, s->layouts[i].like, layer)) return i;
+    s->layouts[s->n_layouts] = (struct lora_layout){s->n_columns, layer->columns, layer};
+    s->n_columns += layer->columns;
+    return s->n_layouts++;
+}
+
+static void layer_place(struct lora_stack *s, struct lora_layer *layer) {
+    int columns = 0;
+    for (int i = 0; i < layer->n_parts; i++) {
+        layer->parts[i].first = columns;
+        columns += layer->parts[i].rank;
+    }
+    layer->columns = (columns + 3) / 4 * 4;
+    layer->layout = layout_get(s, layer);
+    struct shape w = layer->target->weight;
+    const char *model = s->models[layer->model].name, *path = layer->target->path;
+    layer->down = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.lora_down", model, path),
+                                 (struct shape){w.n, 1, layer->columns, w.c});
+    layer->up = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.lora_up", model, path),
+                               (struct shape){1, 1, w.w, layer->columns});
+}
+
+void lora_stack_seal(struct lora_stack *s) {
+    assert(!s->sealed);
+    s->sealed = true;
+    s->layouts = arena_alloc_n(s->arena, (size_t)s->n_layers, sizeof *s->layouts);
+    /* In the models' order, so that the bytes of a training run do not depend on the order of adding. */
+    for (int m = 0; m < s->n_models; m++)
+        for (int t = 0; t < s->models[m].targets->n; t++)
+            if (s->models[m].layer_of[t] >= 0) layer_place(s, &s->layers[s->models[m].layer_of[t]]);
+}
+
+static const struct lora_layer *layer_of_slot(const struct lora_stack *s, int slot) {
+    for (int i = 0; i < s->n_layers; i++)
+        if (s->layers[i].down == slot || s->layers[i].up == slot) return &s->layers[i];
+    assert(!"slot of another set");
+    return NULL;
+}
+
+void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst) {
+    assert(s->sealed);
+    const struct lora_layer *layer = layer_of_slot(s, slot);
+    memset(dst, 0, (size_t)shape_elems(s->set->slots[slot].shape) * sizeof *dst);
+    size_t taps = (size_t)layer->target->weight.n, in = (size_t)layer->target->weight.c;
+    size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns;
+    for (int p = 0; p < layer->n_parts; p++) {
+        const struct lora_part *part = &layer->parts[p];
+        float scale = s->set->trainable ? 1 : part->scale;
+        for (size_t r = 0, col = (size_t)part->first; r < (size_t)part->rank; r++, col++) {
+            if (slot == layer->down)
+                for (size_t i = 0; i < in; i++)
+                    for (size_t t = 0; t < taps; t++)
+                        dst[(t * columns + col) * in + i] = part->down[(r * in + i) * taps + t];
+            else
+                for (size_t o = 0; o < out; o++)
+                    dst[o * columns + col] = part->up[o * (size_t)part->rank + r] * scale;
+        }
+    }
+}
+
+void lora_stack_extract(const struct lora_layer *layer, const struct lora_part *part, const float *down_rows,
+                        const float *up_rows, float *down, float *up) {
+    size_t taps = (size_t)layer->target->weight.n, in = (size_t)layer->target->weight.c;
+    size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns, rank = (size_t)part->rank;
+    for (size_t r = 0, col = (size_t)part->first; r < rank; r++, col++) {
+        for (size_t i = 0; down && i < in; i++)
+            for (size_t t = 0; t < taps; t++)
+                down[(r * in + i) * taps + t] = down_rows[(t * columns + col) * in + i];
+        for (size_t o = 0; up && o < out; o++) up[o * rank + r] = up_rows[o * columns + col];
+    }
+}
+
+void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *strength, float *dst) {
+    memset(dst, 0, (size_t)n * (size_t)s->n_columns * sizeof *dst);
+    for (int l = 0; l < s->n_layouts; l++) {
+        const struct lora_layer *like = s->layouts[l].like;
+        for (int p = 0; p < like->n_parts; p++) {
+            const struct lora_part *part = &like->parts[p];
+            float scale = s->set->trainable ? part->scale : 1;
+            for (int image = 0; image < n; image++)
+                for (int r = 0; r < part->rank; r++)
+                    dst[image * s->n_columns + s->layouts[l].first + part->first + r] =
+                        strength[image * s->n_adapters + part->adapter] * scale;
+        }
+    }
+}

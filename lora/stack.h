@@ -1,0 +1,107 @@
+#pragma once
+/* Several LoRAs at once on the layers of one or more models, as two tensors per layer:
+ *     y = base + up * (strength . (down * x))
+ * The LoRAs that touch a layer lie side by side along the rank; the sum of their ranks is padded to a
+ * multiple of 4 with zeros. Strengths are an input of the program, one row per image of the batch, so that
+ * sliders, schedules and different LoRAs per image are writes to a small buffer.
+ *
+ * Strength columns. Layers touched by the same LoRAs with the same ranks share a LAYOUT, a block of columns
+ * (first % 4 == 0); all blocks side by side are the input "<label>.strength" {n,1,1,n_columns}. A layout's
+ * column holds the strength of the LoRA that owns it, padding columns hold 0. In a trainable stack the
+ * column also carries alpha/rank, so that the file's numbers are what trains; in a frozen one alpha/rank is
+ * folded into `up` at upload, so that files with many alphas need few layouts.
+ *
+ * Order of use: create, add models, add adapters, add factors, seal; then bind to graphs, upload. Everything
+ * lives in the stack's arena; factor arrays given to lora_stack_add must outlive it. Not thread-safe. */
+#include "base/rng.h"
+#include "nn/target.h"
+
+/* One layer's numbers as files hold them, f32. */
+struct lora_factors {
+    int rank;
+    float alpha;       /* the change is alpha/rank * up * down; files without it mean alpha = rank */
+    int in, out, k;    /* k: kernel of down (of mid, if there is one); 1 for matrices */
+    const float *down; /* [rank][in][k][k], or [rank][in] with mid */
+    const float *up;   /* [out][rank] */
+    const float *mid;  /* [rank][rank][k][k] or NULL: Tucker form */
+};
+struct lora_part {
+    int adapter, rank, first; /* columns first .. first+rank-1 */
+    float scale;              /* alpha/rank */
+    const float *down, *up;   /* down [rank][in][k][k] */
+};
+struct lora_layer {
+    int model;
+    const struct nn_target *target;
+    struct lora_part *parts;
+    int n_parts, cap_parts;
+    int columns; /* sum of the ranks, padded */
+    int layout;
+    int down, up; /* slots: {k*k,1,columns,in} and {1,1,out,columns} */
+};
+struct lora_layout {
+    int first, columns;
+    const struct lora_layer *like; /* the first layer that has it */
+};
+struct lora_model {
+    const char *name;
+    const struct nn_target_list *targets;
+    int *layer_of; /* per target: layer, or -1 */
+};
+
+enum { LORA_MAX_MODELS = 4 };
+struct lora_stack {
+    struct arena *arena;
+    struct tensor_set *set;
+    struct lora_model models[LORA_MAX_MODELS];
+    int n_models;
+    int n_adapters;
+    struct lora_layer *layers;
+    int n_layers, cap_layers;
+    struct lora_layout *layouts;
+    int n_layouts, n_columns;
+    bool sealed;
+};
+
+struct lora_stack *lora_stack_create(struct arena *parent, const char *name, enum tensor_dtype dtype,
+                                     bool trainable, int64_t max_chunk_bytes);
+void lora_stack_destroy(struct lora_stack **s);
+/* A model ("unet", "text_encoder") and the layers it has; targets must outlive the stack. Returns its index.
+ */
+int lora_stack_model(struct lora_stack *s, const char *name, const struct nn_target_list *targets);
+int lora_stack_adapter(struct lora_stack *s); /* returns its index */
+
+/* False with a sentence if the model lacks the layer, its shape differs, or the adapter has it already. */
+bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *path,
+                    const struct lora_factors *f, struct error *e);
+/* Fresh factors for training: down uniform in +-1/sqrt(in*k*k), up zero. */
+bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char *path, int rank, float alpha,
+                        struct rng *rng, struct error *e);
+/* Places the slots; nothing can be added afterwards. */
+void lora_stack_seal(struct lora_stack *s);
+
+/* A slot's canonical f32 rows, for upload. Any thread. */
+void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst);
+/* The way back: one part's file arrays ([rank][in][k][k], [out][rank]) from the canonical rows of its
+ * layer's slots; either pair may be NULL. */
+void lora_stack_extract(const struct lora_layer *layer, const struct lora_part *part, const float *down_rows,
+                        const float *up_rows, float *down, float *up);
+
+/* strength[image*n_adapters + adapter] -> dst[n*n_columns], the rows of the strength input. */
+void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *strength, float *dst);
+
+/* Attaches a sealed stack to a model being built. One binding per model and graph; it must live until the
+ * model is built. Give binding->hook to nn_begin. */
+struct lora_binding {
+    const struct lora_stack *stack;
+    int model;
+    int strength; /* the input's value; -1 where the stack has no layers */
+    int next;     /* target looked for next: builders ask in the recorded order */
+    int *columns; /* per layout: its slice of the input, or -1 */
+    struct nn_hook hook;
+};
+void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, const char *label, int n,
+                     struct lora_binding *binding);
+/* The same with the strength input of an earlier binding on the same graph and batch size. */
+void lora_stack_bind_with(const struct lora_stack *s, int model, struct graph *g, int strength,
+                          struct lora_binding *binding);
