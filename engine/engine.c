@@ -1,0 +1,82 @@
+#include "engine/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/os.h"
+
+struct engine *engine_open(const struct engine_params *p, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    struct engine *e = arena_alloc(a, sizeof *e);
+    e->arena = a;
+    e->params = *p;
+    e->dev = gpu_device_create(&p->gpu, err);
+    if (!e->dev) goto fail;
+    struct model_params mp = {gpu_device_storage(e->dev), gpu_device_max_chunk(e->dev)};
+    if (p->model && !(e->model = model_open(p->model, &mp, err))) goto fail;
+    return e;
+fail:
+    engine_close(&e);
+    return NULL;
+}
+
+void engine_close(struct engine **p) {
+    struct engine *e = *p;
+    if (!e) return;
+    *p = NULL;
+    for (int i = 0; i < ENGINE_PARTS; i++) gpu_set_destroy(&e->parts[i]);
+    model_close(&e->model);
+    gpu_device_destroy(&e->dev);
+    struct arena *a = e->arena;
+    arena_destroy(&a);
+}
+
+static const struct nn_params *part_params(const struct engine *e, enum engine_part part) {
+    return part == ENGINE_UNET ? e->model->unet_params : part == ENGINE_VAE ? e->model->vae_params : e->model->text_params;
+}
+
+bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
+    if (e->parts[part]) return true;
+    double start = os_now_seconds();
+    const struct nn_params *params = part_params(e, part);
+    struct gpu_set *set = gpu_set_create(e->dev, params->set, SET_DATA, err);
+    if (!set) return false;
+    int64_t most = 0;
+    for (int i = 0; i < params->set->n_slots; i++)
+        if (shape_elems(params->set->slots[i].shape) > most) most = shape_elems(params->set->slots[i].shape);
+    float *row = malloc((size_t)most * sizeof *row);
+    bool ok = row != NULL || error_set(err, "The host has no %.0f MiB left for loading weights.", (double)most * 4 / 1048576);
+    for (int i = 0; ok && i < params->set->n_slots; i++) {
+        nn_params_read_slot(params, i, row);
+        ok = gpu_set_write(set, i, row, err);
+    }
+    free(row);
+    if (!ok) {
+        gpu_set_destroy(&set);
+        return false;
+    }
+    e->parts[part] = set;
+    e->upload_seconds += os_now_seconds() - start;
+    log_debug("%s: %.1f MiB on the device in %.2f s", params->set->name, (double)gpu_set_bytes(set) / 1048576,
+              os_now_seconds() - start);
+    return true;
+}
+
+void engine_unload(struct engine *e, enum engine_part part) { gpu_set_destroy(&e->parts[part]); }
+
+struct gpu_program_params engine_program_params(const struct engine *e, const char *name, const char *hint) {
+    return (struct gpu_program_params){.name = name, .step = e->params.step, .stop_at_nan = e->params.nan,
+                                       .check = e->params.check, .force_kernel = e->params.force_kernel, .memory_hint = hint};
+}
+
+struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
+                                   const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err) {
+    if (!graph_ok(g, err) || !engine_load(e, part, err)) return NULL;
+    struct gpu_binding bindings[8] = {{part_params(e, part)->set, SET_DATA, e->parts[part]}};
+    memcpy(bindings + 1, extra, (size_t)n_extra * sizeof *extra);
+    struct gpu_program_params p = engine_program_params(e, name, hint);
+    p.bindings = bindings, p.n_bindings = n_extra + 1;
+    graph_prune(g);
+    return gpu_program_create(e->dev, g, &p, err);
+}

@@ -1,0 +1,68 @@
+#pragma once
+/* A device and a loaded model: weights on the device part by part, and the runs over them. One thread. */
+#include "engine/model.h"
+#include "gpu/program.h"
+
+enum engine_part { ENGINE_UNET, ENGINE_VAE, ENGINE_TEXT, ENGINE_PARTS };
+
+struct engine_params {
+    struct gpu_params gpu;
+    const char *model;
+    bool step, nan, check; /* debugging of every program (gpu/program.h) */
+    const char *force_kernel;
+};
+struct engine {
+    struct arena *arena;
+    struct engine_params params;
+    struct gpu_device *dev;
+    struct model *model;
+    struct gpu_set *parts[ENGINE_PARTS];
+    double upload_seconds;
+};
+struct engine *engine_open(const struct engine_params *p, struct error *err);
+void engine_close(struct engine **e);
+/* Uploads a part unless it is there; frees it. */
+bool engine_load(struct engine *e, enum engine_part part, struct error *err);
+void engine_unload(struct engine *e, enum engine_part part);
+/* Program parameters with the engine's debugging options and `part` bound (plus `extra` bindings). */
+struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
+                                   const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err);
+struct gpu_program_params engine_program_params(const struct engine *e, const char *name, const char *hint);
+
+/* --- text ------------------------------------------------------------------------------------------ */
+struct lora_stack;
+struct adapter; /* engine/adapter.h */
+struct text_params {
+    int skip; /* clip skip minus one */
+    const struct adapter *adapter; /* LoRAs on the text encoder; NULL: none */
+    const float *strength;         /* [adapters], the same for every prompt */
+};
+/* Encodes n windows of ids into out[n][window][width]. Loads the text encoder if need be. */
+bool engine_encode_text(struct engine *e, const int32_t *ids, int n, const struct text_params *p, float *out, struct error *err);
+
+/* --- pictures -------------------------------------------------------------------------------------- */
+/* rgb [h][w][3] in 0..255 -> moments [h/f][w/f][2*latent]: mean, log variance (clamped to -30..20), not scaled. */
+struct vae_session;
+struct vae_session *vae_session_create(struct engine *e, bool encoder, int n, int w, int h, struct error *err);
+void vae_session_destroy(struct vae_session **s);
+bool vae_session_encode(struct vae_session *s, const uint8_t *rgb, float *moments, struct error *err);
+/* latents [h/f][w/f][latent] as the UNet knows them (scaled) -> rgb [h][w][3]; raw (may be NULL) gets the
+ * decoder's own values, [h][w][3] about -1..1. */
+bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rgb, float *raw, struct error *err);
+int64_t vae_session_bytes(const struct vae_session *s);
+
+/* --- the UNet -------------------------------------------------------------------------------------- */
+/* n pictures of latent size w x h at once. */
+struct denoiser_params {
+    int n, w, h, tokens;
+    const struct adapter *adapter; /* NULL: none */
+};
+struct denoiser;
+struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err);
+void denoiser_destroy(struct denoiser **d);
+/* context [n][tokens][width]; strength [n][adapters] or NULL. Kept until changed. */
+void denoiser_set_context(struct denoiser *d, const float *context);
+void denoiser_set_strength(struct denoiser *d, const float *strength);
+/* x, out: [n][h][w][channels]; t per picture. */
+bool denoiser_run(struct denoiser *d, const float *x, const float *t, float *out, struct error *err);
+struct gpu_program *denoiser_program(struct denoiser *d);
