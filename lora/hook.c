@@ -6,8 +6,8 @@
 
 #include "graph/build.h"
 
-static const struct lora_layer *find_layer(struct lora_binding *b, const char *path) {
-    const struct lora_model *m = &b->stack->models[b->model];
+static const struct lora_stack_layer *find_layer(struct lora_binding *b, const char *path) {
+    const struct lora_stack_model *m = &b->stack->models[b->model];
     int n = m->targets->n;
     for (int i = 0; i < n; i++) {
         int t = (b->next + i) % n;
@@ -19,7 +19,7 @@ static const struct lora_layer *find_layer(struct lora_binding *b, const char *p
 }
 
 static int strength_columns(struct lora_binding *b, struct graph *g, int layout) {
-    const struct lora_layout *l = &b->stack->layouts[layout];
+    const struct lora_stack_layout *l = &b->stack->layouts[layout];
     if (b->columns[layout] < 0) b->columns[layout] = graph_slice(g, b->strength, l->first, l->columns);
     return b->columns[layout];
 }
@@ -27,7 +27,7 @@ static int strength_columns(struct lora_binding *b, struct graph *g, int layout)
 static int attach(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
                   const struct conv_params *conv) {
     struct lora_binding *b = ctx;
-    const struct lora_layer *layer = find_layer(b, path);
+    const struct lora_stack_layer *layer = find_layer(b, path);
     if (!layer) return base;
     assert(shape_equal(layer->target->weight, weight));
     size_t mark = graph_push(g, "lora_down");

@@ -24,7 +24,7 @@ void lora_stack_destroy(struct lora_stack **s) {
 
 int lora_stack_model(struct lora_stack *s, const char *name, const struct nn_target_list *targets) {
     assert(s->n_models < LORA_MAX_MODELS && !s->sealed);
-    struct lora_model *m = &s->models[s->n_models];
+    struct lora_stack_model *m = &s->models[s->n_models];
     m->name = arena_strdup(s->arena, name);
     m->targets = targets;
     m->layer_of = arena_alloc_n(s->arena, (size_t)targets->n, sizeof *m->layer_of);
@@ -49,23 +49,8 @@ static bool check_factors(const struct nn_target *t, const struct lora_factors *
     return true;
 }
 
-/* Tucker form to the plain one: down'[p][i][y][x] = sum over q of mid[p][q][y][x] down[q][i]. */
-static const float *fold_mid(struct arena *a, const struct lora_factors *f) {
-    size_t rank = (size_t)f->rank, in = (size_t)f->in, taps = (size_t)f->k * (size_t)f->k;
-    float *out = arena_alloc_n(a, rank * in, taps * sizeof *out);
-    for (size_t p = 0; p < rank; p++)
-        for (size_t i = 0; i < in; i++)
-            for (size_t t = 0; t < taps; t++) {
-                double sum = 0;
-                for (size_t q = 0; q < rank; q++)
-                    sum += (double)f->mid[(p * rank + q) * taps + t] * f->down[q * in + i];
-                out[(p * in + i) * taps + t] = (float)sum;
-            }
-    return out;
-}
-
-static struct lora_layer *layer_get(struct lora_stack *s, int model, int target) {
-    struct lora_model *m = &s->models[model];
+static struct lora_stack_layer *layer_get(struct lora_stack *s, int model, int target) {
+    struct lora_stack_model *m = &s->models[model];
     if (m->layer_of[target] < 0) {
         if (s->n_layers == s->cap_layers) {
             int cap = s->cap_layers ? 2 * s->cap_layers : 64;
@@ -73,7 +58,8 @@ static struct lora_layer *layer_get(struct lora_stack *s, int model, int target)
             s->cap_layers = cap;
         }
         m->layer_of[target] = s->n_layers;
-        s->layers[s->n_layers++] = (struct lora_layer){.model = model, .target = &m->targets->items[target]};
+        s->layers[s->n_layers++] =
+            (struct lora_stack_layer){.model = model, .target = &m->targets->items[target]};
     }
     return &s->layers[m->layer_of[target]];
 }
@@ -84,7 +70,7 @@ bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *pa
     const struct nn_target *t = nn_target_find(s->models[model].targets, path);
     if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);
     if (!check_factors(t, f, e)) return false;
-    struct lora_layer *layer = layer_get(s, model, (int)(t - s->models[model].targets->items));
+    struct lora_stack_layer *layer = layer_get(s, model, (int)(t - s->models[model].targets->items));
     for (int i = 0; i < layer->n_parts; i++)
         if (layer->parts[i].adapter == adapter)
             return error_set(e, "%s: the LoRA has this layer twice", path);
@@ -96,11 +82,11 @@ bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *pa
     }
     int at = layer->n_parts++;
     while (at > 0 && layer->parts[at - 1].adapter > adapter) layer->parts[at] = layer->parts[at - 1], at--;
-    layer->parts[at] = (struct lora_part){.adapter = adapter,
-                                          .rank = f->rank,
-                                          .scale = f->alpha / (float)f->rank,
-                                          .down = f->mid ? fold_mid(s->arena, f) : f->down,
-                                          .up = f->up};
+    layer->parts[at] = (struct lora_stack_part){.adapter = adapter,
+                                                .rank = f->rank,
+                                                .scale = f->alpha / (float)f->rank,
+                                                .down = f->down,
+                                                .up = f->up};
     return true;
 }
 
@@ -108,7 +94,7 @@ bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char
                         struct rng *rng, struct error *e) {
     const struct nn_target *t = nn_target_find(s->models[model].targets, path);
     if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);
-    struct lora_factors f = {rank, alpha, t->weight.c, t->weight.w, t->conv.k, NULL, NULL, NULL};
+    struct lora_factors f = {rank, alpha, t->weight.c, t->weight.w, t->conv.k, NULL, NULL};
     if (!check_factors(t, &f, e)) return false;
     size_t fan_in = (size_t)f.in * (size_t)t->weight.n, n = (size_t)rank * fan_in;
     float *down = arena_alloc_n(s->arena, n, sizeof *down), bound = 1 / sqrtf((float)fan_in);
@@ -121,7 +107,8 @@ bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char
 
 /* --- layouts and slots -------------------------------------------------------------------------------- */
 
-static bool same_layout(const struct lora_stack *s, const struct lora_layer *a, const struct lora_layer *b) {
+static bool same_layout(const struct lora_stack *s, const struct lora_stack_layer *a,
+                        const struct lora_stack_layer *b) {
     if (a->n_parts != b->n_parts) return false;
     for (int i = 0; i < a->n_parts; i++)
         if (a->parts[i].adapter != b->parts[i].adapter || a->parts[i].rank != b->parts[i].rank ||
@@ -130,15 +117,15 @@ static bool same_layout(const struct lora_stack *s, const struct lora_layer *a, 
     return true;
 }
 
-static int layout_get(struct lora_stack *s, const struct lora_layer *layer) {
+static int layout_get(struct lora_stack *s, const struct lora_stack_layer *layer) {
     for (int i = 0; i < s->n_layouts; i++)
         if (same_layout(s, s->layouts[i].like, layer)) return i;
-    s->layouts[s->n_layouts] = (struct lora_layout){s->n_columns, layer->columns, layer};
+    s->layouts[s->n_layouts] = (struct lora_stack_layout){s->n_columns, layer->columns, layer};
     s->n_columns += layer->columns;
     return s->n_layouts++;
 }
 
-static void layer_place(struct lora_stack *s, struct lora_layer *layer) {
+static void layer_place(struct lora_stack *s, struct lora_stack_layer *layer) {
     int columns = 0;
     for (int i = 0; i < layer->n_parts; i++) {
         layer->parts[i].first = columns;
@@ -164,52 +151,55 @@ void lora_stack_seal(struct lora_stack *s) {
             if (s->models[m].layer_of[t] >= 0) layer_place(s, &s->layers[s->models[m].layer_of[t]]);
 }
 
-static const struct lora_layer *layer_of_slot(const struct lora_stack *s, int slot) {
+static const struct lora_stack_layer *layer_of_slot(const struct lora_stack *s, int slot) {
     for (int i = 0; i < s->n_layers; i++)
         if (s->layers[i].down == slot || s->layers[i].up == slot) return &s->layers[i];
     assert(!"slot of another set");
     return NULL;
 }
 
+/* Where a part's row 0 of a tap lies in its layer's down slot. */
+static size_t down_at(const struct lora_stack_layer *layer, const struct lora_stack_part *part, int tap) {
+    return ((size_t)tap * (size_t)layer->columns + (size_t)part->first) * (size_t)layer->target->weight.c;
+}
+
 void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst) {
     assert(s->sealed);
-    const struct lora_layer *layer = layer_of_slot(s, slot);
+    const struct lora_stack_layer *layer = layer_of_slot(s, slot);
     memset(dst, 0, (size_t)shape_elems(s->set->slots[slot].shape) * sizeof *dst);
-    size_t taps = (size_t)layer->target->weight.n, in = (size_t)layer->target->weight.c;
     size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns;
+    size_t in = (size_t)layer->target->weight.c;
+    int taps = layer->target->weight.n;
     for (int p = 0; p < layer->n_parts; p++) {
-        const struct lora_part *part = &layer->parts[p];
+        const struct lora_stack_part *part = &layer->parts[p];
         float scale = s->set->trainable ? 1 : part->scale;
-        for (size_t r = 0, col = (size_t)part->first; r < (size_t)part->rank; r++, col++) {
-            if (slot == layer->down)
-                for (size_t i = 0; i < in; i++)
-                    for (size_t t = 0; t < taps; t++)
-                        dst[(t * columns + col) * in + i] = part->down[(r * in + i) * taps + t];
-            else
-                for (size_t o = 0; o < out; o++)
-                    dst[o * columns + col] = part->up[o * (size_t)part->rank + r] * scale;
-        }
+        if (slot == layer->down)
+            for (int t = 0; t < taps; t++)
+                memcpy(dst + down_at(layer, part, t), part->down + (size_t)t * part->rank * in,
+                       (size_t)part->rank * in * sizeof *dst);
+        else
+            for (size_t o = 0; o < out; o++)
+                for (size_t r = 0; r < (size_t)part->rank; r++)
+                    dst[o * columns + (size_t)part->first + r] = part->up[o * (size_t)part->rank + r] * scale;
     }
 }
 
-void lora_stack_extract(const struct lora_layer *layer, const struct lora_part *part, const float *down_rows,
-                        const float *up_rows, float *down, float *up) {
-    size_t taps = (size_t)layer->target->weight.n, in = (size_t)layer->target->weight.c;
+void lora_stack_extract(const struct lora_stack_layer *layer, const struct lora_stack_part *part,
+                        const float *down_slot, const float *up_slot, float *down, float *up) {
     size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns, rank = (size_t)part->rank;
-    for (size_t r = 0, col = (size_t)part->first; r < rank; r++, col++) {
-        for (size_t i = 0; down && i < in; i++)
-            for (size_t t = 0; t < taps; t++)
-                down[(r * in + i) * taps + t] = down_rows[(t * columns + col) * in + i];
-        for (size_t o = 0; up && o < out; o++) up[o * rank + r] = up_rows[o * columns + col];
-    }
+    size_t in = (size_t)layer->target->weight.c;
+    for (int t = 0; down && t < layer->target->weight.n; t++)
+        memcpy(down + (size_t)t * rank * in, down_slot + down_at(layer, part, t), rank * in * sizeof *down);
+    for (size_t o = 0; up && o < out; o++)
+        memcpy(up + o * rank, up_slot + o * columns + (size_t)part->first, rank * sizeof *up);
 }
 
 void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *strength, float *dst) {
     memset(dst, 0, (size_t)n * (size_t)s->n_columns * sizeof *dst);
     for (int l = 0; l < s->n_layouts; l++) {
-        const struct lora_layer *like = s->layouts[l].like;
+        const struct lora_stack_layer *like = s->layouts[l].like;
         for (int p = 0; p < like->n_parts; p++) {
-            const struct lora_part *part = &like->parts[p];
+            const struct lora_stack_part *part = &like->parts[p];
             float scale = s->set->trainable ? part->scale : 1;
             for (int image = 0; image < n; image++)
                 for (int r = 0; r < part->rank; r++)

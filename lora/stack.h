@@ -16,34 +16,33 @@
 #include "base/rng.h"
 #include "nn/target.h"
 
-/* One layer's numbers as files hold them, f32. */
+/* One layer's numbers, f32 in canonical rows (graph/shape.h). */
 struct lora_factors {
     int rank;
-    float alpha;       /* the change is alpha/rank * up * down; files without it mean alpha = rank */
-    int in, out, k;    /* k: kernel of down (of mid, if there is one); 1 for matrices */
-    const float *down; /* [rank][in][k][k], or [rank][in] with mid */
-    const float *up;   /* [out][rank] */
-    const float *mid;  /* [rank][rank][k][k] or NULL: Tucker form */
+    float alpha; /* the change is alpha/rank * up * down; files without it mean alpha = rank */
+    int in, out, k;
+    const float *down; /* {k*k,1,rank,in} */
+    const float *up;   /* {1,1,out,rank} */
 };
-struct lora_part {
+struct lora_stack_part {
     int adapter, rank, first; /* columns first .. first+rank-1 */
     float scale;              /* alpha/rank */
-    const float *down, *up;   /* down [rank][in][k][k] */
+    const float *down, *up;
 };
-struct lora_layer {
+struct lora_stack_layer {
     int model;
     const struct nn_target *target;
-    struct lora_part *parts;
+    struct lora_stack_part *parts;
     int n_parts, cap_parts;
     int columns; /* sum of the ranks, padded */
     int layout;
     int down, up; /* slots: {k*k,1,columns,in} and {1,1,out,columns} */
 };
-struct lora_layout {
+struct lora_stack_layout {
     int first, columns;
-    const struct lora_layer *like; /* the first layer that has it */
+    const struct lora_stack_layer *like; /* the first layer that has it */
 };
-struct lora_model {
+struct lora_stack_model {
     const char *name;
     const struct nn_target_list *targets;
     int *layer_of; /* per target: layer, or -1 */
@@ -53,12 +52,12 @@ enum { LORA_MAX_MODELS = 4 };
 struct lora_stack {
     struct arena *arena;
     struct tensor_set *set;
-    struct lora_model models[LORA_MAX_MODELS];
+    struct lora_stack_model models[LORA_MAX_MODELS];
     int n_models;
     int n_adapters;
-    struct lora_layer *layers;
+    struct lora_stack_layer *layers;
     int n_layers, cap_layers;
-    struct lora_layout *layouts;
+    struct lora_stack_layout *layouts;
     int n_layouts, n_columns;
     bool sealed;
 };
@@ -82,10 +81,9 @@ void lora_stack_seal(struct lora_stack *s);
 
 /* A slot's canonical f32 rows, for upload. Any thread. */
 void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst);
-/* The way back: one part's file arrays ([rank][in][k][k], [out][rank]) from the canonical rows of its
- * layer's slots; either pair may be NULL. */
-void lora_stack_extract(const struct lora_layer *layer, const struct lora_part *part, const float *down_rows,
-                        const float *up_rows, float *down, float *up);
+/* The way back: one part's factors from the rows of its layer's slots; either pair may be NULL. */
+void lora_stack_extract(const struct lora_stack_layer *layer, const struct lora_stack_part *part,
+                        const float *down_slot, const float *up_slot, float *down, float *up);
 
 /* strength[image*n_adapters + adapter] -> dst[n*n_columns], the rows of the strength input. */
 void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *strength, float *dst);
