@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "base/path.h"
+#include "tests/support/golden.h"
 
 static void read_params(const void *ctx, int slot, float *dst) {
     nn_params_read_slot(ctx, slot, dst);
@@ -32,23 +32,10 @@ double **eval_begin(const struct graph *g, struct arena *a, const struct eval_se
 }
 
 double *eval_golden(const struct st_file *f, const char *name, struct arena *a, struct shape *shape) {
-    const struct st_tensor *t = st_find(f, name);
-    if (!t) fail_msg("%s lacks %s", st_path(f), name);
-    size_t n = st_tensor_elements(t);
-    float *raw = arena_alloc_n(a, n, sizeof *raw);
-    struct error e = {0};
-    if (!st_read_f32(t, raw, n, &e)) fail_msg("%s", e.text);
+    const float *rows = golden_rows(f, name, a, shape);
+    size_t n = (size_t)shape_elems(*shape);
     double *out = arena_alloc_n(a, n, sizeof *out);
-    struct shape s = {(int)t->dims[0], 1, 1, 1};
-    if (t->rank == 3) s.w = (int)t->dims[1], s.c = (int)t->dims[2];
-    if (t->rank == 2) s.w = (int)t->dims[1];
-    if (t->rank == 4) s.c = (int)t->dims[1], s.h = (int)t->dims[2], s.w = (int)t->dims[3];
-    *shape = s;
-    size_t pixels = (size_t)s.h * s.w, at = 0;
-    for (size_t i = 0; i < (size_t)s.n; i++)
-        for (size_t p = 0; p < pixels; p++)
-            for (size_t c = 0; c < (size_t)s.c; c++, at++)
-                out[at] = t->rank == 4 ? raw[(i * s.c + c) * pixels + p] : raw[at];
+    for (size_t i = 0; i < n; i++) out[i] = rows[i];
     return out;
 }
 
@@ -63,5 +50,5 @@ double eval_worst(const double *got, const double *want, int64_t n) {
 }
 
 const char *eval_data_path(struct arena *a, const char *name) {
-    return path_join(a, ATELIER_SOURCE_DIR "/tests/data", name);
+    return golden_path(a, name);
 }
