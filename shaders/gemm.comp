@@ -1,0 +1,76 @@
+// classes: cpu
+#version 450
+// y = x*W' (+ bias + res) on lavapipe, and convolution as the same product over shifted rows. One subgroup
+// makes R rows x 4W channels: a lane owns one output plane, x is broadcast by shuffles.
+#extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#include "lib/push.glsl"
+#include "push/gemm.h"
+#include "lib/tensor.glsl"
+layout(local_size_x_id = 0) in;
+layout(constant_id = 2) const int R = 32;    // rows of the tile
+layout(constant_id = 3) const int TRANS = 0; // 1: rows of w are contracted (gradient to the input)
+layout(constant_id = 4) const int CONV = 0;  // 0: product, 1: convolution, 2: its gradient to the input
+layout(constant_id = 5) const int RES = 0;   // 1: add res
+layout(constant_id = 6) const int TAIL = 0;  // 1: the last plane is partly padding
+layout(push_constant) uniform Push { push_gemm p; };
+#include "lib/conv.glsl"
+const int LANES = int(W);
+const int FRAGS = (R + LANES - 1) / LANES;
+const int PER_FRAG = R < LANES ? R : LANES;
+
+void main() {
+    int lane = int(gl_SubgroupInvocationID), row0 = int(gl_WorkGroupID.y) * R, z = int(gl_WorkGroupID.z);
+    // Lanes past the last plane repeat it: they write the same values to the same place.
+    int plane = min(int(gl_WorkGroupID.x) * LANES + lane, p.n4 - 1);
+    int x_base = int(p.x.x) + z * p.x_step;
+    int w_base = int(p.w.x) + z * p.w_step + (TRANS == 1 ? plane * p.w_stride : plane * 4);
+    int w_next = TRANS == 1 ? 4 : p.w_stride;
+    ivec3 at[FRAGS];
+    int taps = 1, steps = 1;
+    if (CONV != 0) {
+        [[unroll]] for (int f = 0; f < FRAGS; f++) at[f] = conv_pixel(min(row0 + f * LANES + lane, p.rows - 1));
+        taps = conv_taps();
+        steps = taps << (CONV == 2 ? 2 * hi16(p.pad_up) : 0);
+    }
+    vec4 acc[R];
+    [[unroll]] for (int r = 0; r < R; r++) acc[r] = vec4(0);
+    for (int s = 0; s < steps; s++) {
+        int tap = s % taps;
+        int o[FRAGS], next[FRAGS];
+        [[unroll]] for (int f = 0; f < FRAGS; f++) {
+            o[f] = x_base + row0 + f * LANES + lane;
+            next[f] = p.x_stride;
+            if (CONV != 0) {
+                int row = CONV == 1 ? conv_row(at[f], tap) : conv_gradient_row(at[f], tap, s / taps);
+                o[f] = row < 0 ? 0 : x_base + row; // texel 0 of every view is zero
+                next[f] = row < 0 ? 0 : p.x_stride;
+            }
+        }
+        int b = w_base + tap * p.w_rows;
+        for (int k = 0; k < p.k4; k++) {
+            vec4 bv[4];
+            [[unroll]] for (int c = 0; c < 4; c++) bv[c] = imageLoad(T1, b + c);
+            [[unroll]] for (int f = 0; f < FRAGS; f++) {
+                vec4 a = imageLoad(T0, o[f]);
+                [[unroll]] for (int i = 0; i < PER_FRAG; i++)
+                    [[unroll]] for (int c = 0; c < 4; c++) {
+                        vec4 bb = TRANS == 1 ? bv[c] : vec4(bv[0][c], bv[1][c], bv[2][c], bv[3][c]);
+                        acc[f * LANES + i] += subgroupShuffle(a[c], uint(i)) * bb;
+                    }
+                o[f] += next[f];
+            }
+            b += w_next;
+        }
+    }
+    vec4 bias = imageLoad(T2, int(p.bias.x) + plane * p.bias_stride);
+    bvec4 keep = lessThan(ivec4(0, 1, 2, 3), ivec4(plane == p.n4 - 1 ? p.n_tail : 4));
+    int y0 = z * p.y_step + plane * p.y_stride + row0, r0 = int(p.res.x) + plane * p.res_stride + row0;
+    [[unroll]] for (int r = 0; r < R; r++) {
+        vec4 v = acc[r] + bias;
+        if (RES == 1) v += imageLoad(T3, r0 + r);
+        if (TAIL == 1) v = mix(vec4(0), v, keep);
+        STORE(4, p.y, y0 + r, v);
+    }
+}
