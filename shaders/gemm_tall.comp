@@ -72,12 +72,13 @@ void main() {
         vec4 bias = imageLoad(T2, int(p.bias.x) + min(plane, p.n4 - 1) * p.bias_stride);
         bvec4 keep = lessThan(ivec4(0, 1, 2, 3), ivec4(plane == p.n4 - 1 ? p.n_tail : 4));
         if (plane < p.n4) {
+            vec4 v[F]; // all read before any is stored: res may be y, and rows past the last repeat it
             [[unroll]] for (int f = 0; f < F; f++) {
-                vec4 v = acc[f * NP + q] + bias;
-                if (RES == 1) v += imageLoad(T3, int(p.res.x) + plane * p.res_stride + rows[f]);
-                if (TAIL == 1) v = mix(vec4(0), v, keep);
-                STORE(4, p.y, plane * p.y_stride + rows[f], v);
+                v[f] = acc[f * NP + q] + bias;
+                if (RES == 1) v[f] += imageLoad(T3, int(p.res.x) + plane * p.res_stride + rows[f]);
+                if (TAIL == 1) v[f] = mix(vec4(0), v[f], keep);
             }
+            [[unroll]] for (int f = 0; f < F; f++) STORE(4, p.y, plane * p.y_stride + rows[f], v[f]);
         }
     }
 }

@@ -1,0 +1,40 @@
+#pragma once
+/* Shared by the cpu class's heavy kernels (gpu/kern_cpu_*.c). */
+#include "gpu/kernel.h"
+
+enum cpu_conv { CPU_PRODUCT, CPU_CONV, CPU_CONV_GRADIENT };
+
+/* One product y = x*w' (+ bias + res), or a batch of them, or a convolution. Operands may be NULL. */
+struct cpu_gemm {
+    const struct operand *x, *w, *bias, *res, *y;
+    int64_t rows;     /* of y */
+    int32_t c_in, c_out;
+    int32_t trans;    /* as op_attr.matmul.trans */
+    int32_t batch;    /* 0 means 1 */
+    int64_t x_step, w_step, y_step; /* texels from one product of the batch to the next */
+    enum cpu_conv conv;
+    struct shape src, dst; /* images read and written */
+    union op_attr attr;    /* attr.conv */
+    int32_t w_rows;        /* rows of w per tap */
+};
+void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g);
+
+/* Two 16-bit halves of a push constant. */
+static inline int32_t cpu_pair(int32_t low, int32_t high) { return (int32_t)((uint32_t)low | (uint32_t)high << 16); }
+
+void cpu_matmul_emit(struct emit *e);
+void cpu_conv_emit(struct emit *e);
+void cpu_conv_dx_emit(struct emit *e);
+int64_t cpu_matmul_tn_scratch(const struct kernel_query *q);
+void cpu_matmul_tn_emit(struct emit *e);
+int64_t cpu_conv_dw_scratch(const struct kernel_query *q);
+void cpu_conv_dw_emit(struct emit *e);
+bool cpu_winograd_fits(const struct kernel_query *q);
+int64_t cpu_winograd_scratch(const struct kernel_query *q);
+int64_t cpu_winograd_prep(const struct kernel_query *q);
+void cpu_winograd_emit_prep(struct emit *e);
+void cpu_winograd_emit(struct emit *e);
+int64_t cpu_attention_scratch(const struct kernel_query *q);
+void cpu_attention_emit(struct emit *e);
+int64_t cpu_attention_dx_scratch(const struct kernel_query *q);
+void cpu_attention_dx_emit(struct emit *e);

@@ -1,0 +1,91 @@
+/* Products and implicit convolutions of the cpu class: picks a tile, fills the push block. */
+#include <assert.h>
+#include "gpu/kern_cpu.h"
+#include "gpu/push.h"
+#include "push/gemm.h"
+
+/* A lane owns an output plane in gemm.comp. Where that would leave many lanes idle (adapter ranks, image
+ * outputs) gemm_tall.comp gives a lane rows instead. */
+static bool is_tall(int n4, int lanes, int64_t rows) {
+    int tiles = (int)ceil_div(n4, lanes);
+    return n4 * 5 < tiles * lanes * 3 && rows >= lanes;
+}
+
+static int tile_rows(const struct cpu_gemm *g) {
+    if (g->y->stride < 8) return 1; /* a single row is dense: nothing past it may be written */
+    return g->rows % 32 == 0 || g->rows > 24 ? 32 : 8;
+}
+
+static void fill_push(struct emit *e, const struct cpu_gemm *g, struct push_gemm *p) {
+    *p = (struct push_gemm){
+        .x = ref_read(e, g->x), .w = ref_read(e, g->w), .y = ref_write(g->y),
+        .rows = (int32_t)g->rows, .k4 = (g->c_in + 3) / 4, .n4 = (g->c_out + 3) / 4, .n_tail = (g->c_out - 1) % 4 + 1,
+        .x_stride = g->x->stride, .w_stride = g->w->stride, .y_stride = g->y->stride,
+        .x_step = (int32_t)g->x_step, .w_step = (int32_t)g->w_step, .y_step = (int32_t)g->y_step, .w_rows = g->w_rows,
+    };
+    if (g->bias && g->bias->address) {
+        p->bias = ref_read(e, g->bias);
+        p->bias_stride = g->bias->stride;
+    }
+    if (g->res && g->res->address) {
+        p->res = ref_read(e, g->res);
+        p->res_stride = g->res->stride;
+    }
+    if (g->conv == CPU_PRODUCT) return;
+    assert(g->attr.conv.stride == 1 || g->attr.conv.stride == 2);
+    p->kernel_stride = cpu_pair(g->attr.conv.k, g->attr.conv.stride);
+    p->pad_up = cpu_pair(g->attr.conv.pad, g->attr.conv.up);
+    p->src_hw = cpu_pair(g->src.h, g->src.w);
+    p->dst_hw = cpu_pair(g->dst.h, g->dst.w);
+}
+
+void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
+    struct push_gemm p;
+    fill_push(e, g, &p);
+    int lanes = (int)e->q.caps->subgroup, batch = g->batch ? g->batch : 1;
+    bool res = g->res && g->res->address;
+    struct dispatch d = {.push = &p, .push_bytes = sizeof p, .reads = {g->x, g->w, g->bias, g->res}, .n_reads = 4};
+    if (batch == 1 && is_tall(p.n4, lanes, g->rows)) {
+        int planes = p.n4 < 2 ? 1 : 4, frags = g->rows >= 16 * lanes ? 4 : 1;
+        uint32_t spec[] = {(uint32_t)frags, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, (uint32_t)planes};
+        d.shader = "gemm_tall";
+        for (int i = 0; i < 6; i++) d.spec[d.n_spec++] = spec[i];
+        d.groups[0] = ceil_div(p.n4, planes);
+        d.groups[1] = ceil_div(g->rows, frags * lanes);
+    } else {
+        int rows = tile_rows(g);
+        uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0};
+        d.shader = "gemm";
+        for (int i = 0; i < 5; i++) d.spec[d.n_spec++] = spec[i];
+        d.groups[0] = ceil_div(p.n4, lanes);
+        d.groups[1] = ceil_div(g->rows, rows);
+    }
+    d.groups[2] = (uint32_t)batch;
+    emit_dispatch(e, &d);
+}
+
+void cpu_matmul_emit(struct emit *e) {
+    const struct operand *x = &e->in[0], *y = &e->out[0];
+    cpu_gemm_emit(e, &(struct cpu_gemm){
+        .x = x, .w = &e->in[1], .bias = &e->in[2], .res = &e->in[3], .y = y,
+        .rows = shape_rows(x->shape), .c_in = x->shape.c, .c_out = y->shape.c, .trans = e->q.node->attr.matmul.trans,
+    });
+}
+
+void cpu_conv_emit(struct emit *e) {
+    const struct operand *x = &e->in[0], *y = &e->out[0];
+    cpu_gemm_emit(e, &(struct cpu_gemm){
+        .x = x, .w = &e->in[1], .bias = &e->in[2], .res = &e->in[3], .y = y,
+        .rows = shape_rows(y->shape), .c_in = x->shape.c, .c_out = y->shape.c,
+        .conv = CPU_CONV, .src = x->shape, .dst = y->shape, .attr = e->q.node->attr, .w_rows = y->shape.c,
+    });
+}
+
+void cpu_conv_dx_emit(struct emit *e) {
+    const struct operand *g = &e->in[0], *dx = &e->out[0];
+    cpu_gemm_emit(e, &(struct cpu_gemm){
+        .x = g, .w = &e->in[1], .y = dx,
+        .rows = shape_rows(dx->shape), .c_in = g->shape.c, .c_out = dx->shape.c, .trans = 1,
+        .conv = CPU_CONV_GRADIENT, .src = g->shape, .dst = dx->shape, .attr = e->q.node->attr, .w_rows = g->shape.c,
+    });
+}
