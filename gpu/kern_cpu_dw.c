@@ -1,7 +1,7 @@
 /* Weight gradients of the cpu class: a'b over rows, in slices that are added in order afterwards. */
 #include "gpu/kern_cpu.h"
 #include "gpu/push.h"
-#include "push/gemm_tn.h"
+#include "shaders/push/gemm_tn.h"
 
 /* The product as gemm_tn.comp makes it: `wide` has its planes in lanes, `narrow` is broadcast. */
 struct tn {

@@ -2,7 +2,7 @@
 #include <assert.h>
 #include "gpu/kern_cpu.h"
 #include "gpu/push.h"
-#include "push/gemm.h"
+#include "shaders/push/gemm.h"
 
 /* A lane owns an output plane in gemm.comp. Where that would leave many lanes idle (adapter ranks, image
  * outputs) gemm_tall.comp gives a lane rows instead. */
