@@ -37,7 +37,8 @@ static void check_forward(const struct st_file *f, struct arena *a) {
     assert_int_equal(image.w, 8 * mean.w);
 }
 
-/* Every sampler starts from the same draw, times its first sigma: DDIM's is 1, so its start is the draw itself. */
+/* Every sampler starts from the same draw, times its first sigma: DDIM's is 1, so its start is the draw
+ * itself. */
 static void check_start(const struct st_file *f, struct arena *a) {
     struct shape s;
     struct rng rng;
@@ -117,8 +118,9 @@ static void check_training(const struct st_file *f, struct arena *a) {
 
 static void test_training(void **state) {
     (void)state;
-    static const char *const files[] = {"mini-sd1.train-attn", "mini-sd1.train-attn-mlp", "mini-sd2.train-attn-mlp",
-                                        "mini-xl.train-attn",  "mini-xl.train-all",       "mini-odd.train-all"};
+    static const char *const files[] = {"mini-sd1.train-attn",     "mini-sd1.train-attn-mlp",
+                                        "mini-sd2.train-attn-mlp", "mini-xl.train-attn",
+                                        "mini-xl.train-all",       "mini-odd.train-all"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         struct arena *a = arena_create(NULL);
         struct st_file *f = golden_open(files[i]);

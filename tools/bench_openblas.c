@@ -1,7 +1,9 @@
-// OpenBLAS beside `atelier bench`: C[M,N] = A[M,K] * B[N,K]^T in f32, best of several runs, one JSON line per shape.
-// Built and run by bench_peer.py; by hand:
-//   cc -O2 bench_openblas.c -o bench_openblas -lopenblas && OPENBLAS_NUM_THREADS=2 ./bench_openblas 4096x320x320
-// OpenBLAS 0.3.21 chooses an AVX2 kernel on CPUs it does not know; OPENBLAS_CORETYPE=SkylakeX asks for AVX-512.
+// OpenBLAS beside `atelier bench`: C[M,N] = A[M,K] * B[N,K]^T in f32, best of several runs, one JSON line per
+// shape. Built and run by bench_peer.py; by hand:
+//   cc -O2 bench_openblas.c -o bench_openblas -lopenblas && OPENBLAS_NUM_THREADS=2 ./bench_openblas
+//   4096x320x320
+// OpenBLAS 0.3.21 chooses an AVX2 kernel on CPUs it does not know; OPENBLAS_CORETYPE=SkylakeX asks for
+// AVX-512.
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,14 +19,14 @@ static double now_seconds(void) {
 
 static float *random_matrix(size_t n) {
     float *p = malloc(n * sizeof *p);
-    for (size_t i = 0; p && i < n; i++)
-        p[i] = (float)rand() / (float)RAND_MAX - 0.5f;
+    for (size_t i = 0; p && i < n; i++) p[i] = (float)rand() / (float)RAND_MAX - 0.5f;
     return p;
 }
 
 // Repeats for about `seconds`, at least five times.
 static double best_time(int m, int n, int k, double seconds) {
-    float *a = random_matrix((size_t)m * k), *b = random_matrix((size_t)n * k), *c = random_matrix((size_t)m * n);
+    float *a = random_matrix((size_t)m * k), *b = random_matrix((size_t)n * k),
+          *c = random_matrix((size_t)m * n);
     if (!a || !b || !c) {
         fprintf(stderr, "bench_openblas: no memory for %dx%dx%d\n", m, n, k);
         exit(1);

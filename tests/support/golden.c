@@ -54,12 +54,23 @@ float *golden_rows(const struct st_file *f, const char *name, struct arena *a, s
     struct shape s = {1, 1, 1, 1};
     const int64_t *d = t->dims;
     switch (t->rank) {
-    case 1: s.n = (int)d[0]; break;
-    case 2: s.n = (int)d[0], s.w = (int)d[1]; break;
-    case 3: s.n = (int)d[0], s.w = (int)d[1], s.c = (int)d[2]; break;
-    case 5: s.n = (int)(d[0] * d[1]), s.c = (int)d[2], s.h = (int)d[3], s.w = (int)d[4]; break;
-    case 4: s.n = (int)d[0], s.c = (int)d[1], s.h = (int)d[2], s.w = (int)d[3]; break;
-    default: fail_msg("%s: %s has rank %d", st_path(f), name, t->rank);
+    case 1:
+        s.n = (int)d[0];
+        break;
+    case 2:
+        s.n = (int)d[0], s.w = (int)d[1];
+        break;
+    case 3:
+        s.n = (int)d[0], s.w = (int)d[1], s.c = (int)d[2];
+        break;
+    case 5:
+        s.n = (int)(d[0] * d[1]), s.c = (int)d[2], s.h = (int)d[3], s.w = (int)d[4];
+        break;
+    case 4:
+        s.n = (int)d[0], s.c = (int)d[1], s.h = (int)d[2], s.w = (int)d[3];
+        break;
+    default:
+        fail_msg("%s: %s has rank %d", st_path(f), name, t->rank);
     }
     if (t->rank >= 4) data = channels_last(data, (size_t)s.n, (size_t)s.c, (size_t)s.h * (size_t)s.w, a);
     if (shape) *shape = s;
@@ -82,7 +93,8 @@ float *golden_weight(const struct st_file *f, const char *name, struct arena *a,
 
 const uint8_t *golden_picture(const struct st_file *f, const char *name, int *h, int *w) {
     const struct st_tensor *t = find(f, name);
-    if (t->dtype != ST_U8 || t->rank != 3 || t->dims[2] != 3) fail_msg("%s: %s is no picture", st_path(f), name);
+    if (t->dtype != ST_U8 || t->rank != 3 || t->dims[2] != 3)
+        fail_msg("%s: %s is no picture", st_path(f), name);
     *h = (int)t->dims[0];
     *w = (int)t->dims[1];
     return t->data;
@@ -128,7 +140,8 @@ double golden_range_error(const float *got, const float *want, size_t n) {
 
 static void judge(const char *what, double error, const char *of, double tolerance) {
     print_message("%s: %.2g of the %s\n", what, error, of);
-    if (!(error <= tolerance)) fail_msg("%s differs by %.3g of the %s, more than %.1g", what, error, of, tolerance);
+    if (!(error <= tolerance))
+        fail_msg("%s differs by %.3g of the %s, more than %.1g", what, error, of, tolerance);
 }
 
 void golden_near(const char *what, const float *got, const float *want, size_t n, double tolerance) {

@@ -1,7 +1,7 @@
 /* Reference answers from tests/data (what is in them: tests/reference/README.md), in the engine's order.
  * Every function fails the running test with a sentence if something is missing.
- * ATELIER_GOLDENS names a folder that is looked in first: regenerate.py --seed N --out makes one, and the same
- * tests then run on other weights. */
+ * ATELIER_GOLDENS names a folder that is looked in first: regenerate.py --seed N --out makes one, and the
+ * same tests then run on other weights. */
 #ifndef ATELIER_TESTS_GOLDEN_H
 #define ATELIER_TESTS_GOLDEN_H
 
