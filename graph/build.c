@@ -87,14 +87,12 @@ int graph_concat(struct graph *g, int a, int b) {
 int graph_slice(struct graph *g, int x, int first, int count) {
     if (!ready(g, x, "slice")) return -1;
     struct shape s = graph_shape(g, x), y = s;
-    if (first < 0 || first % 4 || count < 1 || first + count > s.c)
-        return graph_fail(g, "slice: channels %d..%d of %d", first, first + count, s.c);
+    if (first < 0 || first % 4 || count < 1 || first + count > s.c || (count % 4 && first + count < s.c))
+        return graph_fail(g, "slice: channels %d..%d of %d are not whole planes", first, first + count, s.c);
     if (first == 0 && count == s.c) return x;
     y.c = count;
-    /* A view has the planes of its base: its padding must be padding there too, and gradients of views
-     * of part of a value would need adding up by the gradient pass. */
-    bool padding = count % 4 == 0 || first + count == s.c;
-    if (padding && shape_stride(y) == shape_stride(s) && !graph_value(g, x)->needs_grad)
+    /* Gradients of views of part of a value would have to be put together by the gradient pass. */
+    if (shape_stride(y) == shape_stride(s) && !graph_value(g, x)->needs_grad)
         return graph_view(g, x, y, first / 4 * shape_stride(s));
     return append_shaped(g, OP_SLICE, &x, 1, (union op_attr){.slice = {first}}, y);
 }

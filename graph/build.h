@@ -19,8 +19,8 @@ int graph_add(struct graph *g, int a, int b, enum bcast bcast);
 int graph_mul(struct graph *g, int a, int b, enum bcast bcast);
 int graph_scale(struct graph *g, int a, float factor);
 int graph_concat(struct graph *g, int a, int b);
-/* Channels [first, first+count), first % 4 == 0: a view, or a copy where x needs a gradient or the
- * view's channel padding would not be zero. */
+/* Channels [first, first+count), whole planes (first % 4 == 0; count % 4 == 0 unless it ends x): a view,
+ * or a copy where x needs a gradient. */
 int graph_slice(struct graph *g, int x, int first, int count);
 /* Same rows and channels under another n,h,w: a view. */
 int graph_reshape(struct graph *g, int x, int n, int h, int w);

@@ -19,6 +19,8 @@ extern const int op_case_count;
 /* Appends the case's node to g, its inputs made as IO values; in[i] (-1 where left out) gets them. Inputs
  * in `grads` (bit per input) are marked as needing a gradient. The node's index, or -1. */
 int op_case_build(struct graph *g, const struct op_case *c, unsigned grads, int in[GRAPH_MAX_IN]);
+/* The case's node over values made by the caller. */
+int op_case_append(struct graph *g, const struct op_case *c, const int in[GRAPH_MAX_IN]);
 /* Plausible input arrays, the same for the same seed: ids are in range, statistics belong to their x.
  * data is indexed by the graph's values. */
 void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data, struct arena *a);
