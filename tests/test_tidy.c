@@ -219,7 +219,7 @@ static void headers_compile_alone(void **s) {
     fclose(list);
     const char *cc = getenv("CC");
     char *command = arena_printf(memory,
-                                 "cd '%s' && xargs -P 2 -I{} %s -std=gnu11 -Wall -fsyntax-only -I. -I'%s/generated' "
+                                 "cd '%s' && xargs -P 2 -I{} %s -std=gnu11 -fsyntax-only -I. -I'%s/generated' "
                                  "-include {} -x c /dev/null < '%s'",
                                  ATELIER_SOURCE_DIR, cc && *cc ? cc : "cc", ATELIER_BINARY_DIR, scratch_path("headers"));
     assert_int_equal(system(command), 0);
