@@ -155,6 +155,9 @@ struct model *model_open(const char *path, const struct model_params *p, struct 
     char *real = os_path_real(a, path), *slash = strrchr(real, '/');
     m->name = slash && slash[1] ? slash + 1 : real;
     if (!check_index(m, err) || !load_configs(m, err)) goto fail;
+    /* What the reference pipeline overrides whatever the scheduler's file says. */
+    m->schedule.steps_offset = 1;
+    m->schedule.clip_range = 0;
     if (!need_file(join(a, path, "tokenizer/vocab.json"), "tokenizer", err)) goto fail;
     m->tokenizer = tokenizer_load(join(a, path, "tokenizer"), err);
     if (!m->tokenizer || !check_fit(m, err) || !load_weights(m, p, err)) goto fail;

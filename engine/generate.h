@@ -1,0 +1,32 @@
+#pragma once
+/* Pictures from prompts: text, sampling with guidance, decoding. One session serves many pictures of one
+ * size; nothing is rebuilt between them. */
+#include "engine/adapter.h"
+#include "io/safetensors.h"
+
+struct generate_params {
+    int w, h, steps;
+    float cfg;          /* <= 1: no guidance, half the work */
+    float rescale;      /* guidance rescale, 0: none */
+    float eta;          /* ddim */
+    const char *sampler, *schedule; /* NULL: ddim, default */
+    const struct adapter *adapter;  /* NULL: none */
+};
+struct generate_picture {
+    const char *prompt, *negative; /* negative NULL: "" */
+    uint64_t seed;
+    const float *strength; /* [adapter->n]; NULL: none */
+    struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding, latents_NNN, image */
+};
+struct generate_progress { /* called after every step */
+    void (*step)(void *ctx, int step, int n_steps);
+    void *ctx;
+};
+struct generator;
+struct generator *generator_create(struct engine *e, const struct generate_params *p, struct error *err);
+void generator_destroy(struct generator **g);
+/* rgb [h][w][3]. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
+bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
+                   struct error *err);
+/* Seconds from generator_create to the end of the first step. */
+double generator_first_step_seconds(const struct generator *g);
