@@ -24,7 +24,8 @@ static inline size_t tensor_texel_bytes(enum tensor_dtype d) { return d == TENSO
 
 /* A set of tensors placed once and shared by programs: a model's weights, an adapter's parameters.
  * Banks repeat the same layout: gradient and optimiser moments of a parameter set. */
-enum set_bank { SET_DATA, SET_GRAD, SET_MOMENT1, SET_MOMENT2, SET_BANKS };
+/* GRAD_SUM: gradients added up over micro-batches. */
+enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_BANKS };
 struct tensor_slot {
     const char *name; /* canonical dotted path, e.g. "down_blocks.0.resnets.0.conv1.weight" */
     struct shape shape;
