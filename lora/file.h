@@ -1,0 +1,70 @@
+/* Reading an adapter file against a model, with a report of what fits and what does not: a file that is applied in
+ * part without a word is the commonest complaint about adapters. */
+#ifndef ATELIER_LORA_FILE_H
+#define ATELIER_LORA_FILE_H
+
+#include "io/safetensors.h"
+#include "lora/key.h"
+#include "lora/kind.h"
+
+enum lora_status {
+    LORA_MATCHED,     /* can be applied */
+    LORA_UNMATCHED,   /* the model has no such layer (or no model was given) */
+    LORA_MISSHAPED,   /* the layer or the factors have other sizes */
+    LORA_INCOMPLETE,  /* a tensor is missing, given twice, or its alpha is no number */
+    LORA_UNSUPPORTED, /* of a kind that cannot be applied */
+    LORA_N_STATUS
+};
+const char *lora_status_name(enum lora_status s); /* "matched", ... */
+
+struct lora_module {
+    const char *name;             /* as in the file, without the tensor's ending, normalised */
+    const char *kind_name;        /* "lora", "loha", ... */
+    const struct lora_kind *kind; /* NULL where unsupported */
+    enum lora_status status;
+    const char *why; /* a clause about the module; NULL where matched */
+    enum lora_part part;
+    const struct nn_target *target; /* NULL where the model has none */
+    const struct st_tensor *tensors[LORA_MAX_SLOTS];
+    int rank;    /* 0 while unknown */
+    float alpha; /* rank if the file gives none */
+    float scale; /* what up*down is multiplied by at strength 1: alpha / rank */
+};
+
+struct lora_file {
+    struct arena *arena;
+    struct st_file *file; /* stays mapped */
+    const char *path;
+    struct lora_module *modules; /* by name */
+    int n_modules;
+    int n_by_status[LORA_N_STATUS];
+    const char *dialect;        /* spelling of most tensors */
+    int n_foreign;              /* tensors that belong to no adapter */
+    const char *first_foreign;  /* one of them, or NULL */
+    int n_rank_min, n_rank_max; /* over modules of known rank */
+};
+
+/* keys may be NULL: then nothing matches and only the file is described. NULL and a sentence if the file cannot be read
+ * or holds no adapter at all. */
+struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys, struct error *e);
+void lora_file_close(struct lora_file **f);
+
+/* False, with a sentence that names keys of both sides, if nothing can be applied. */
+bool lora_file_require_match(const struct lora_file *f, const struct lora_keys *keys, struct error *e);
+
+/* One line on what fits and, where something does not, the first few modules of each sort; memory from a. */
+char *lora_file_report(const struct lora_file *f, struct arena *a);
+
+/* Factors of a matched module of a low-rank kind; see lora_kind.factors. */
+bool lora_module_read(const struct lora_module *m, float *down, float *up, struct error *e);
+
+/* ---- Parts of it ---- */
+
+/* Settings that PEFT keeps beside the weights: in the metadata, or in adapter_config.json in the same folder. */
+struct lora_peft;
+struct lora_peft *lora_peft_load(const struct st_file *file, const char *path, struct arena *a, struct error *e);
+/* Alpha for a module ("unet.down_blocks...") of that rank: alpha / rank is then the scale, also for rank-stabilised
+ * adapters. False where the settings say nothing. */
+bool lora_peft_alpha(const struct lora_peft *p, const char *module, int rank, float *alpha);
+
+#endif
