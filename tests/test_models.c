@@ -170,6 +170,73 @@ static void test_vae_encoder(void **state) {
     for (int i = 0; i < N_MINIS; i++) check_encoder(minis[i]);
 }
 
+/* --- what SDXL and LCM add ----------------------------------------------------------------------------- */
+
+static void test_xl_unet(void **state) {
+    struct error e = {0};
+    struct part p = part_open("xl-parts", "unet", "diffusion_pytorch_model.safetensors");
+    struct unet_config cfg;
+    if (!unet_config_load(&cfg, p.config, &e) || !unet_declare(p.params, &cfg, NULL, &e))
+        fail_msg("%s", e.text);
+    part_bind(&p, NULL, 0);
+    static const char *const names[] = {"unet.latents", "unet.timesteps", "unet.context", "unet.guidance"};
+    double *data[5];
+    int io[5];
+    struct shape s;
+    for (int i = 0; i < 4; i++) {
+        data[i] = eval_golden(p.golden, names[i], p.arena, &s);
+        if (i == 3) s = (struct shape){s.n, 1, 1, s.w}; /* [n,c] is one row per image here */
+        io[i] = graph_io(p.g, names[i], s);
+    }
+    double *pooled = eval_golden(p.golden, "unet.pooled", p.arena, &s);
+    double *time_ids = eval_golden(p.golden, "unet.time_ids", p.arena, &s);
+    io[4] = graph_io(p.g, "added", (struct shape){2, 1, 1, cfg.added_dim});
+    data[4] = arena_alloc_n(p.arena, 2 * (size_t)cfg.added_dim, sizeof **data);
+    for (int n = 0; n < 2; n++) {
+        float text[16], ids[6], added[64];
+        for (int i = 0; i < 16; i++) text[i] = (float)pooled[n * 16 + i];
+        for (int i = 0; i < 6; i++) ids[i] = (float)time_ids[n * 6 + i];
+        assert_int_equal(cfg.added_dim, 64);
+        if (!unet_added_fill(&cfg, text, 16, ids, 6, added, &e)) fail_msg("%s", e.text);
+        for (int i = 0; i < 64; i++) data[4][n * 64 + i] = added[i];
+    }
+    struct nn_ctx c = nn_begin(p.g, p.params, NULL, "");
+    struct unet_inputs in = {io[0], io[1], io[2], io[4], io[3]};
+    int out = unet_build(&c, &cfg, &in);
+    nn_end(&c);
+    part_compare(&p, io, data, 5, out, "unet.output");
+    part_close(&p);
+}
+
+static void check_xl_text(const struct clip_params *params, bool pooled, const char *name) {
+    struct error e = {0};
+    struct part p = part_open("xl-parts", "text_encoder", "model.safetensors");
+    struct clip_config cfg;
+    if (!clip_config_load(&cfg, p.config, &e) || !clip_declare(p.params, &cfg, NULL, &e))
+        fail_msg("%s", e.text);
+    part_bind(&p, clip_aliases, clip_n_aliases);
+    struct shape s, ends_shape;
+    double *data[2] = {eval_golden(p.golden, "text.ids", p.arena, &s),
+                       eval_golden(p.golden, "text.ends", p.arena, &ends_shape)};
+    for (int i = 0; i < s.n; i++) data[1][i] += i * s.w;
+    int io[2] = {graph_io(p.g, "ids", s), graph_io(p.g, "eos", ends_shape)};
+    struct nn_ctx c = nn_begin(p.g, p.params, NULL, "te2");
+    struct clip_inputs in = {io[0], pooled ? io[1] : -1};
+    struct clip_outputs out;
+    clip_build(&c, &cfg, &in, params, &out);
+    nn_end(&c);
+    part_compare(&p, io, data, 2, strcmp(name, "text.pooled") ? out.hidden : out.pooled, name);
+    part_close(&p);
+}
+
+static void test_xl_text(void **state) {
+    const struct clip_params sdxl = {.skip = 1, .no_final_norm = true}, plain = {0};
+    check_xl_text(&plain, false, "text.last");
+    check_xl_text(&sdxl, false, "text.penultimate");
+    check_xl_text(&sdxl, true, "text.penultimate");
+    check_xl_text(&sdxl, true, "text.pooled");
+}
+
 /* --- full-size architectures ------------------------------------------------------------------------- */
 
 struct size {
@@ -251,6 +318,7 @@ int main(void) {
         cmocka_unit_test(test_vae_size),    cmocka_unit_test(test_text),
         cmocka_unit_test(test_unet),        cmocka_unit_test(test_unet_uneven),
         cmocka_unit_test(test_vae_decoder), cmocka_unit_test(test_vae_encoder),
+        cmocka_unit_test(test_xl_unet),     cmocka_unit_test(test_xl_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
