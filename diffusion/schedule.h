@@ -1,7 +1,8 @@
 /* The noise schedule of a model: its tables, and the times and sigmas that a sampler visits.
  * T = n_train. alpha_bar falls from nearly 1 (t = 0, clean) to nearly 0 (t = T-1, noise):
  *   x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise,   sigma = sqrt((1 - alpha_bar) / alpha_bar).
- * Tables carry torch's single precision bit for bit. Immutable after creation; any thread may read. */
+ * alpha_bar is torch's in single precision, bit for bit; after the rescaling to zero terminal SNR to 4e-6, as torch's
+ * square root depends on the processor. Immutable after creation; any thread may read. */
 #ifndef ATELIER_DIFFUSION_SCHEDULE_H
 #define ATELIER_DIFFUSION_SCHEDULE_H
 

@@ -205,7 +205,7 @@ char *lora_file_report(const struct lora_file *f, struct arena *a) {
         for (int i = 0; i < f->n_modules && shown < SHOWN; i++) {
             const struct lora_module *m = &f->modules[i];
             if ((int)m->status != s) continue;
-            bool plain = s == LORA_UNMATCHED;
+            bool plain = s == LORA_UNMATCHED; /* the heading says it */
             text = arena_printf(a, "%s%s %s%s%s", text, shown++ ? "," : "", m->name, plain ? "" : " ",
                                 plain ? "" : m->why);
         }

@@ -43,6 +43,23 @@ static void test_tables(void **state) {
     assert_null(s);
 }
 
+/* All 1000 values of alpha_bar, as torch 2.13 computes them. */
+static void test_bits(void **state) {
+    static const struct { struct schedule_params p; uint32_t hash; } rows[] = {
+        {{.beta = SCHEDULE_BETA_SCALED_LINEAR, .beta_start = 0.00085, .beta_end = 0.012}, 0xdbef26a2},
+        {{.beta = SCHEDULE_BETA_LINEAR}, 0x5c60226c},
+        {{.beta = SCHEDULE_BETA_SQUAREDCOS}, 0xb249c01e},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct schedule *s = make(rows[i].p);
+        const uint8_t *bytes = (const uint8_t *)s->alpha_bar;
+        uint32_t hash = 2166136261u;
+        for (size_t k = 0; k < 1000 * sizeof(float); k++) hash = (hash ^ bytes[k]) * 16777619u;
+        assert_int_equal(hash, rows[i].hash);
+        schedule_destroy(&s);
+    }
+}
+
 static void test_zero_terminal_snr(void **state) {
     struct schedule_params p = sd;
     p.zero_terminal_snr = true;
@@ -193,7 +210,8 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tables),      cmocka_unit_test(test_zero_terminal_snr),
+        cmocka_unit_test(test_tables),      cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_zero_terminal_snr),
         cmocka_unit_test(test_spacing),     cmocka_unit_test(test_karras),
         cmocka_unit_test(test_sgm_uniform), cmocka_unit_test(test_all_lengths),
         cmocka_unit_test(test_targets),     cmocka_unit_test(test_refusals),
