@@ -10,14 +10,30 @@ struct cpu_gemm {
     int64_t rows;     /* of y */
     int32_t c_in, c_out;
     int32_t trans;    /* as op_attr.matmul.trans */
-    int32_t batch;    /* 0 means 1 */
-    int64_t x_step, w_step, y_step; /* texels from one product of the batch to the next */
+    /* A batch of inner*outer products (0 means 1), texels apart; `inner` varies fastest. */
+    int32_t inner, outer;
+    int64_t x_step, w_step, y_step, x_outer, w_outer, y_outer;
     enum cpu_conv conv;
     struct shape src, dst; /* images read and written */
     union op_attr attr;    /* attr.conv */
     int32_t w_rows;        /* rows of w per tap */
 };
 void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g);
+
+/* A batch of products y = a'b over rows (+ acc), through parts in `parts`. Shapes count one
+ * product's rows and channels. */
+struct cpu_tn {
+    const struct operand *a, *b, *acc, *y; /* acc NULL: none; it lies in steps like y */
+    struct shape a_shape, b_shape;
+    int32_t inner, outer;
+    int64_t a_step, b_step, y_step, a_outer, b_outer, y_outer;
+    bool conv; /* a tap per product; then attr, src (b's image), dst (a's) count */
+    union op_attr attr;
+    struct shape src, dst;
+};
+int64_t cpu_tn_parts_bytes(const struct kernel_query *q, const struct cpu_tn *t);
+/* parts NULL is allowed where cpu_tn_parts_bytes says 0. */
+void cpu_tn_emit(struct emit *e, const struct cpu_tn *t, const struct operand *parts);
 
 /* Two 16-bit halves of a push constant. */
 static inline int32_t cpu_pair(int32_t low, int32_t high) { return (int32_t)((uint32_t)low | (uint32_t)high << 16); }

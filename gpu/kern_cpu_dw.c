@@ -4,7 +4,7 @@
 #include "shaders/push/gemm_tn.h"
 
 /* The product as gemm_tn.comp makes it: `wide` has its planes in lanes, `narrow` is broadcast. */
-struct tn {
+struct plan {
     struct shape narrow, wide;
     bool swap;   /* narrow is the op's b: parts come out transposed */
     bool direct; /* one slice straight into y */
@@ -12,108 +12,123 @@ struct tn {
     int64_t rows, slice_rows, part_stride, part_texels;
 };
 
-static struct tn tn_plan(const struct kernel_query *q, struct shape a, struct shape b, int taps, bool conv, bool acc) {
-    int lanes = (int)q->caps->subgroup;
-    struct tn t = {.narrow = a, .wide = b, .taps = taps, .rows = shape_rows(a)};
-    t.swap = !conv && shape_planes(b) < lanes && a.c > b.c;
-    if (t.swap) t.narrow = b, t.wide = a;
-    t.tile = t.narrow.c > 16 ? 32 : t.narrow.c > 4 ? 16 : 4;
-    int64_t tiles = (int64_t)ceil_div(t.narrow.c, t.tile) * ceil_div(shape_planes(t.wide), lanes) * taps;
+/* Rows that one invocation may walk: lavapipe ends a loop silently after 65,535 rounds of four. */
+enum { MAX_SLICE_ROWS = 1 << 17 };
+
+static struct plan make_plan(const struct kernel_query *q, const struct cpu_tn *t) {
+    int lanes = (int)q->caps->subgroup, inner = t->inner ? t->inner : 1, outer = t->outer ? t->outer : 1;
+    struct plan p = {.narrow = t->a_shape, .wide = t->b_shape, .taps = inner * outer, .rows = shape_rows(t->a_shape)};
+    p.swap = !t->conv && shape_planes(t->b_shape) < lanes && t->a_shape.c > t->b_shape.c;
+    if (p.swap) p.narrow = t->b_shape, p.wide = t->a_shape;
+    p.tile = p.narrow.c > 16 ? 32 : p.narrow.c > 4 ? 16 : 4;
+    int64_t tiles = (int64_t)ceil_div(p.narrow.c, p.tile) * ceil_div(shape_planes(p.wide), lanes) * p.taps;
     /* Enough groups for a few cores, slices long enough to pay for adding them up. */
-    int64_t wanted = tiles >= 16 ? 1 : (16 + tiles - 1) / tiles, most = t.rows / 128 > 0 ? t.rows / 128 : 1;
+    int64_t wanted = tiles >= 16 ? 1 : (16 + tiles - 1) / tiles, most = p.rows / 128 > 0 ? p.rows / 128 : 1;
     if (wanted > most) wanted = most;
-    t.slice_rows = (t.rows + wanted - 1) / wanted;
-    t.slice_rows = (t.slice_rows + 3) / 4 * 4;
-    t.slices = (int)ceil_div(t.rows, t.slice_rows);
-    t.part_stride = (t.narrow.c + t.tile - 1) / t.tile * t.tile;
-    t.part_texels = t.part_stride * shape_planes(t.wide);
-    t.direct = t.slices == 1 && !conv && !t.swap && !acc && a.c > 1;
-    return t;
+    p.slice_rows = (p.rows + wanted - 1) / wanted;
+    if (p.slice_rows > MAX_SLICE_ROWS) p.slice_rows = MAX_SLICE_ROWS;
+    p.slice_rows = (p.slice_rows + 3) / 4 * 4;
+    p.slices = (int)ceil_div(p.rows, p.slice_rows);
+    p.part_stride = (p.narrow.c + p.tile - 1) / p.tile * p.tile;
+    p.part_texels = p.part_stride * shape_planes(p.wide);
+    /* A tile may write past a's last channel, into padding, if y has any there. */
+    p.direct = p.slices == 1 && p.taps == 1 && !t->conv && !p.swap && !t->acc && t->a_shape.c > 1;
+    return p;
 }
 
-static int64_t tn_scratch(const struct tn *t) { return t->direct ? 0 : t->part_texels * t->taps * t->slices * 16; }
-
-static struct tn matmul_tn_plan(const struct kernel_query *q) {
-    const int *in = q->node->in;
-    return tn_plan(q, graph_shape(q->g, in[0]), graph_shape(q->g, in[1]), 1, false, q->node->n_in > 2 && in[2] >= 0);
-}
-static struct tn conv_dw_plan(const struct kernel_query *q) {
-    int k = q->node->attr.conv.k;
-    return tn_plan(q, graph_shape(q->g, q->node->in[0]), graph_shape(q->g, q->node->in[1]), k * k, true, false);
-}
-int64_t cpu_matmul_tn_scratch(const struct kernel_query *q) {
-    struct tn t = matmul_tn_plan(q);
-    return tn_scratch(&t);
-}
-int64_t cpu_conv_dw_scratch(const struct kernel_query *q) {
-    struct tn t = conv_dw_plan(q);
-    return tn_scratch(&t);
+int64_t cpu_tn_parts_bytes(const struct kernel_query *q, const struct cpu_tn *t) {
+    struct plan p = make_plan(q, t);
+    return p.direct ? 0 : p.part_texels * p.taps * p.slices * 16;
 }
 
-static void emit_parts(struct emit *e, const struct tn *t, struct push_gemm_tn *p, bool conv) {
-    const struct operand *narrow = &e->in[t->swap ? 1 : 0], *wide = &e->in[t->swap ? 0 : 1];
-    struct operand parts = t->direct ? e->out[0] : operand_part(&e->scratch, 0, (int32_t)t->part_stride);
-    p->a = ref_read(e, narrow);
-    p->b = ref_read(e, wide);
-    p->y = ref_write(&parts);
-    p->rows = (int32_t)t->rows;
-    p->slice_rows = (int32_t)t->slice_rows;
-    p->taps = t->taps;
-    p->a4 = shape_planes(t->narrow);
-    p->b4 = shape_planes(t->wide);
-    p->a_stride = narrow->stride;
-    p->b_stride = wide->stride;
-    p->y_stride = parts.stride;
-    p->y_step = (int32_t)t->part_texels;
-    struct dispatch d = {
-        .shader = "gemm_tn", .spec = {(uint32_t)t->tile, conv}, .n_spec = 2, .push = p, .push_bytes = sizeof *p,
-        .reads = {narrow, wide}, .n_reads = 2,
-        .groups = {ceil_div(p->b4, e->q.caps->subgroup), ceil_div(t->narrow.c, t->tile), (uint32_t)(t->taps * t->slices)},
+static void emit_parts(struct emit *e, const struct cpu_tn *t, const struct plan *p, const struct operand *y) {
+    const struct operand *narrow = p->swap ? t->b : t->a, *wide = p->swap ? t->a : t->b;
+    struct push_gemm_tn push = {
+        .a = ref_read(e, narrow), .b = ref_read(e, wide), .y = ref_write(y),
+        .rows = (int32_t)p->rows, .slice_rows = (int32_t)p->slice_rows, .taps = p->taps, .inner = t->inner ? t->inner : 1,
+        .a_step = (int32_t)(p->swap ? t->b_step : t->a_step), .b_step = (int32_t)(p->swap ? t->a_step : t->b_step),
+        .a_outer = (int32_t)(p->swap ? t->b_outer : t->a_outer), .b_outer = (int32_t)(p->swap ? t->a_outer : t->b_outer),
+        .a4 = shape_planes(p->narrow), .b4 = shape_planes(p->wide),
+        .a_stride = narrow->stride, .b_stride = wide->stride, .y_stride = y->stride, .y_step = (int32_t)p->part_texels,
     };
-    emit_dispatch(e, &d);
-}
-
-static void emit_sum(struct emit *e, const struct tn *t, const struct operand *acc) {
-    const struct operand *y = &e->out[0];
-    struct operand parts = operand_part(&e->scratch, 0, (int32_t)t->part_stride);
-    bool has_acc = acc && acc->address;
-    struct push_tn_sum p = {
-        .part = ref_read(e, &parts), .y = ref_write(y), .slices = t->slices,
-        .slice_step = (int32_t)(t->part_texels * t->taps), .tap_step = (int32_t)t->part_texels,
-        .part_stride = parts.stride, .y_stride = y->stride,
-        .rows = (int32_t)(shape_rows(y->shape) / t->taps), .planes = shape_planes(y->shape),
-    };
-    if (has_acc) {
-        p.acc = ref_read(e, acc);
-        p.acc_stride = acc->stride;
+    if (t->conv) {
+        struct shape dst = t->dst;
+        push.kernel_stride = cpu_pair(t->attr.conv.k, t->attr.conv.stride);
+        push.pad_up = cpu_pair(t->attr.conv.pad, t->attr.conv.up);
+        push.src_hw = cpu_pair(t->src.h, t->src.w);
+        push.dst_hw = cpu_pair(dst.h, dst.w);
+        push.four_n = 4 / (dst.h * dst.w), push.four_y = 4 / dst.w % dst.h, push.four_x = 4 % dst.w;
     }
     struct dispatch d = {
-        .shader = "gemm_tn_sum", .spec = {t->swap, has_acc}, .n_spec = 2, .push = &p, .push_bytes = sizeof p,
-        .reads = {&parts, acc}, .n_reads = 2,
-        .groups = {ceil_div(p.rows, e->q.caps->subgroup * (t->swap ? 4 : 1)), (uint32_t)p.planes, (uint32_t)t->taps},
+        .shader = "gemm_tn", .spec = {(uint32_t)p->tile, t->conv}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
+        .reads = {narrow, wide}, .n_reads = 2,
+        .groups = {ceil_div(push.b4, e->q.caps->subgroup), ceil_div(p->narrow.c, p->tile), (uint32_t)(p->taps * p->slices)},
     };
     emit_dispatch(e, &d);
 }
 
-void cpu_matmul_tn_emit(struct emit *e) {
-    struct tn t = matmul_tn_plan(&e->q);
-    struct push_gemm_tn p = {0};
-    emit_parts(e, &t, &p, false);
-    if (t.direct) return;
-    emit_barrier(e);
-    emit_sum(e, &t, e->q.node->n_in > 2 ? &e->in[2] : NULL);
+static void emit_sum(struct emit *e, const struct cpu_tn *t, const struct plan *p, const struct operand *parts) {
+    bool has_acc = t->acc && t->acc->address;
+    struct push_tn_sum push = {
+        .part = ref_read(e, parts), .y = ref_write(t->y), .slices = p->slices,
+        .slice_step = (int32_t)(p->part_texels * p->taps), .tap_step = (int32_t)p->part_texels,
+        .part_stride = parts->stride, .y_stride = t->y->stride, .inner = t->inner ? t->inner : 1,
+        .y_step = (int32_t)t->y_step, .y_outer = (int32_t)t->y_outer,
+        .rows = t->a_shape.c, .planes = shape_planes(t->b_shape),
+    };
+    if (has_acc) {
+        push.acc = ref_read(e, t->acc);
+        push.acc_stride = t->acc->stride;
+    }
+    struct dispatch d = {
+        .shader = "gemm_tn_sum", .spec = {p->swap, has_acc}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
+        .reads = {parts, t->acc}, .n_reads = 2,
+        .groups = {ceil_div(push.rows, e->q.caps->subgroup * (p->swap ? 4 : 1)), (uint32_t)push.planes, (uint32_t)p->taps},
+    };
+    emit_dispatch(e, &d);
 }
 
-void cpu_conv_dw_emit(struct emit *e) {
-    struct tn t = conv_dw_plan(&e->q);
-    struct shape dst = e->in[0].shape, src = e->in[1].shape;
-    union op_attr a = e->q.node->attr;
-    struct push_gemm_tn p = {
-        .kernel_stride = cpu_pair(a.conv.k, a.conv.stride), .pad_up = cpu_pair(a.conv.pad, a.conv.up),
-        .src_hw = cpu_pair(src.h, src.w), .dst_hw = cpu_pair(dst.h, dst.w),
-        .four_n = 4 / (dst.h * dst.w), .four_y = 4 / dst.w % dst.h, .four_x = 4 % dst.w,
-    };
-    emit_parts(e, &t, &p, true);
+void cpu_tn_emit(struct emit *e, const struct cpu_tn *t, const struct operand *parts) {
+    struct plan p = make_plan(&e->q, t);
+    if (p.direct) {
+        emit_parts(e, t, &p, t->y);
+        return;
+    }
+    struct operand area = operand_part(parts, 0, (int32_t)p.part_stride);
+    emit_parts(e, t, &p, &area);
     emit_barrier(e);
-    emit_sum(e, &t, NULL);
+    emit_sum(e, t, &p, &area);
+}
+
+/* The op's two weight gradients; operands stay NULL when only sizes are asked for. */
+static struct cpu_tn matmul_tn(const struct kernel_query *q) {
+    const struct node *n = q->node;
+    static const struct operand present;
+    return (struct cpu_tn){.a_shape = graph_shape(q->g, n->in[0]), .b_shape = graph_shape(q->g, n->in[1]),
+                           .acc = n->n_in > 2 && n->in[2] >= 0 ? &present : NULL};
+}
+static struct cpu_tn conv_dw(const struct kernel_query *q) {
+    const struct node *n = q->node;
+    struct shape g = graph_shape(q->g, n->in[0]), x = graph_shape(q->g, n->in[1]);
+    return (struct cpu_tn){.a_shape = g, .b_shape = x, .inner = n->attr.conv.k * n->attr.conv.k, .y_step = g.c,
+                           .conv = true, .attr = n->attr, .src = x, .dst = g};
+}
+int64_t cpu_matmul_tn_scratch(const struct kernel_query *q) {
+    struct cpu_tn t = matmul_tn(q);
+    return cpu_tn_parts_bytes(q, &t);
+}
+int64_t cpu_conv_dw_scratch(const struct kernel_query *q) {
+    struct cpu_tn t = conv_dw(q);
+    return cpu_tn_parts_bytes(q, &t);
+}
+void cpu_matmul_tn_emit(struct emit *e) {
+    struct cpu_tn t = matmul_tn(&e->q);
+    t.a = &e->in[0], t.b = &e->in[1], t.y = &e->out[0];
+    if (t.acc) t.acc = &e->in[2];
+    cpu_tn_emit(e, &t, &e->scratch);
+}
+void cpu_conv_dw_emit(struct emit *e) {
+    struct cpu_tn t = conv_dw(&e->q);
+    t.a = &e->in[0], t.b = &e->in[1], t.y = &e->out[0];
+    cpu_tn_emit(e, &t, &e->scratch);
 }

@@ -12,7 +12,7 @@ static bool is_tall(int n4, int lanes, int64_t rows) {
 }
 
 static int tile_rows(const struct cpu_gemm *g) {
-    if (g->y->stride < 8) return 1; /* a single row is dense: nothing past it may be written */
+    if (g->rows == 1) return 1;
     return g->rows % 32 == 0 || g->rows > 24 ? 32 : 8;
 }
 
@@ -21,7 +21,10 @@ static void fill_push(struct emit *e, const struct cpu_gemm *g, struct push_gemm
         .x = ref_read(e, g->x), .w = ref_read(e, g->w), .y = ref_write(g->y),
         .rows = (int32_t)g->rows, .k4 = (g->c_in + 3) / 4, .n4 = (g->c_out + 3) / 4, .n_tail = (g->c_out - 1) % 4 + 1,
         .x_stride = g->x->stride, .w_stride = g->w->stride, .y_stride = g->y->stride,
-        .x_step = (int32_t)g->x_step, .w_step = (int32_t)g->w_step, .y_step = (int32_t)g->y_step, .w_rows = g->w_rows,
+        .inner = g->inner ? g->inner : 1,
+        .x_step = (int32_t)g->x_step, .w_step = (int32_t)g->w_step, .y_step = (int32_t)g->y_step,
+        .x_outer = (int32_t)g->x_outer, .w_outer = (int32_t)g->w_outer, .y_outer = (int32_t)g->y_outer,
+        .w_rows = g->w_rows,
     };
     if (g->bias && g->bias->address) {
         p->bias = ref_read(e, g->bias);
@@ -42,10 +45,10 @@ static void fill_push(struct emit *e, const struct cpu_gemm *g, struct push_gemm
 void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
     struct push_gemm p;
     fill_push(e, g, &p);
-    int lanes = (int)e->q.caps->subgroup, batch = g->batch ? g->batch : 1;
+    int lanes = (int)e->q.caps->subgroup, batch = p.inner * (g->outer ? g->outer : 1);
     bool res = g->res && g->res->address;
     struct dispatch d = {.push = &p, .push_bytes = sizeof p, .reads = {g->x, g->w, g->bias, g->res}, .n_reads = 4};
-    if (batch == 1 && is_tall(p.n4, lanes, g->rows)) {
+    if (is_tall(p.n4, lanes, g->rows)) {
         int planes = p.n4 < 2 ? 1 : 4, frags = g->rows >= 16 * lanes ? 4 : 1;
         uint32_t spec[] = {(uint32_t)frags, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, (uint32_t)planes};
         d.shader = "gemm_tall";

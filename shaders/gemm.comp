@@ -21,11 +21,12 @@ const int FRAGS = (R + LANES - 1) / LANES;
 const int PER_FRAG = R < LANES ? R : LANES;
 
 void main() {
-    int lane = int(gl_SubgroupInvocationID), row0 = int(gl_WorkGroupID.y) * R, z = int(gl_WorkGroupID.z);
-    // Lanes past the last plane repeat it: they write the same values to the same place.
+    int lane = int(gl_SubgroupInvocationID), row0 = int(gl_WorkGroupID.y) * R;
+    int zi = int(gl_WorkGroupID.z) % p.inner, zo = int(gl_WorkGroupID.z) / p.inner;
+    // Lanes past the last plane and rows past the last repeat it: the same values to the same place.
     int plane = min(int(gl_WorkGroupID.x) * LANES + lane, p.n4 - 1);
-    int x_base = int(p.x.x) + z * p.x_step;
-    int w_base = int(p.w.x) + z * p.w_step + (TRANS == 1 ? plane * p.w_stride : plane * 4);
+    int x_base = int(p.x.x) + zi * p.x_step + zo * p.x_outer;
+    int w_base = int(p.w.x) + zi * p.w_step + zo * p.w_outer + (TRANS == 1 ? plane * p.w_stride : plane * 4);
     int w_next = TRANS == 1 ? 4 : p.w_stride;
     ivec3 at[FRAGS];
     int taps = 1, steps = 1;
@@ -40,7 +41,7 @@ void main() {
         int tap = s % taps;
         int o[FRAGS], next[FRAGS];
         [[unroll]] for (int f = 0; f < FRAGS; f++) {
-            o[f] = x_base + row0 + f * LANES + lane;
+            o[f] = x_base + min(row0 + f * LANES + lane, p.rows - 1);
             next[f] = p.x_stride;
             if (CONV != 0) {
                 int row = CONV == 1 ? conv_row(at[f], tap) : conv_gradient_row(at[f], tap, s / taps);
@@ -66,11 +67,12 @@ void main() {
     }
     vec4 bias = imageLoad(T2, int(p.bias.x) + plane * p.bias_stride);
     bvec4 keep = lessThan(ivec4(0, 1, 2, 3), ivec4(plane == p.n4 - 1 ? p.n_tail : 4));
-    int y0 = z * p.y_step + plane * p.y_stride + row0, r0 = int(p.res.x) + plane * p.res_stride + row0;
+    int y0 = zi * p.y_step + zo * p.y_outer + plane * p.y_stride, r0 = int(p.res.x) + plane * p.res_stride;
+    // All of res is read before any of y is stored: they may be one, and rows past the last repeat it.
     [[unroll]] for (int r = 0; r < R; r++) {
-        vec4 v = acc[r] + bias;
-        if (RES == 1) v += imageLoad(T3, r0 + r);
-        if (TAIL == 1) v = mix(vec4(0), v, keep);
-        STORE(4, p.y, y0 + r, v);
+        acc[r] += bias;
+        if (RES == 1) acc[r] += imageLoad(T3, r0 + min(row0 + r, p.rows - 1));
+        if (TAIL == 1) acc[r] = mix(vec4(0), acc[r], keep);
     }
+    [[unroll]] for (int r = 0; r < R; r++) STORE(4, p.y, y0 + min(row0 + r, p.rows - 1), acc[r]);
 }

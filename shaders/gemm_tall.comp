@@ -22,6 +22,8 @@ const int LOADS = (4 * NP + LANES - 1) / LANES; // texels of w per lane and step
 
 void main() {
     int lane = int(gl_SubgroupInvocationID), plane0 = int(gl_WorkGroupID.x) * NP;
+    int zi = int(gl_WorkGroupID.z) % p.inner, zo = int(gl_WorkGroupID.z) / p.inner;
+    int x_base = int(p.x.x) + zi * p.x_step + zo * p.x_outer, y_base = zi * p.y_step + zo * p.y_outer;
     int rows[F], taps = 1, steps = 1;
     ivec3 at[F];
     // Lanes past the last row repeat it.
@@ -34,7 +36,7 @@ void main() {
     int w_base[LOADS];
     [[unroll]] for (int l = 0; l < LOADS; l++) {
         int e = min(plane0 * 4 + l * LANES + lane, p.n4 * 4 - 1); // output channel
-        w_base[l] = int(p.w.x) + (TRANS == 1 ? (e >> 2) * p.w_stride + (e & 3) : e);
+        w_base[l] = int(p.w.x) + zi * p.w_step + zo * p.w_outer + (TRANS == 1 ? (e >> 2) * p.w_stride + (e & 3) : e);
     }
     int w_next = TRANS == 1 ? 4 : p.w_stride;
     vec4 acc[F * NP];
@@ -44,7 +46,7 @@ void main() {
         int o[F], next[F], b[LOADS];
         [[unroll]] for (int f = 0; f < F; f++) {
             int row = CONV == 0 ? rows[f] : CONV == 1 ? conv_row(at[f], tap) : conv_gradient_row(at[f], tap, s / taps);
-            o[f] = row < 0 ? 0 : int(p.x.x) + row; // texel 0 of every view is zero
+            o[f] = row < 0 ? 0 : x_base + row; // texel 0 of every view is zero
             next[f] = row < 0 ? 0 : p.x_stride;
         }
         [[unroll]] for (int l = 0; l < LOADS; l++) b[l] = w_base[l] + tap * p.w_rows;
@@ -78,7 +80,7 @@ void main() {
                 if (RES == 1) v[f] += imageLoad(T3, int(p.res.x) + plane * p.res_stride + rows[f]);
                 if (TAIL == 1) v[f] = mix(vec4(0), v[f], keep);
             }
-            [[unroll]] for (int f = 0; f < F; f++) STORE(4, p.y, plane * p.y_stride + rows[f], v[f]);
+            [[unroll]] for (int f = 0; f < F; f++) STORE(4, p.y, y_base + plane * p.y_stride + rows[f], v[f]);
         }
     }
 }

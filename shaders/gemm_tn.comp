@@ -22,9 +22,11 @@ void main() {
     int first = int(gl_WorkGroupID.z) / p.taps * p.slice_rows, last = min(first + p.slice_rows, p.rows);
     // Lanes past the last plane repeat it.
     int plane = min(int(gl_WorkGroupID.x) * LANES + lane, p.b4 - 1), channel0 = int(gl_WorkGroupID.y) * R;
-    int a[LOADS], b = int(p.b.x) + plane * p.b_stride;
+    int zi = tap % p.inner, zo = tap / p.inner;
+    int a[LOADS], a_base = int(p.a.x) + zi * p.a_step + zo * p.a_outer + first + lane % 4;
+    int b = int(p.b.x) + zi * p.b_step + zo * p.b_outer + plane * p.b_stride;
     [[unroll]] for (int l = 0; l < LOADS; l++)
-        a[l] = int(p.a.x) + min(channel0 / 4 + l * PLANES + lane / 4, p.a4 - 1) * p.a_stride + first + lane % 4;
+        a[l] = a_base + min(channel0 / 4 + l * PLANES + lane / 4, p.a4 - 1) * p.a_stride;
     ivec3 at[4];
     if (CONV == 1) [[unroll]] for (int c = 0; c < 4; c++) at[c] = conv_pixel(first + c);
     vec4 acc[R];

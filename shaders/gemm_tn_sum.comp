@@ -14,11 +14,12 @@ void main() {
     int plane = int(gl_WorkGroupID.y), tap = int(gl_WorkGroupID.z);
     int row = min(int(gl_GlobalInvocationID.x) * (SWAP == 1 ? 4 : 1), p.rows - 1);
     int from = int(p.part.x) + tap * p.tap_step;
-    int to = plane * p.y_stride + tap * p.rows;
+    int at = tap % p.inner * p.y_step + tap / p.inner * p.y_outer;
+    int to = at + plane * p.y_stride, acc = int(p.acc.x) + at + plane * p.acc_stride;
     if (SWAP == 0) {
         vec4 v = vec4(0);
         for (int s = 0; s < p.slices; s++) v += imageLoad(T0, from + s * p.slice_step + plane * p.part_stride + row);
-        if (ACC == 1) v += imageLoad(T1, int(p.acc.x) + plane * p.acc_stride + row);
+        if (ACC == 1) v += imageLoad(T1, acc + row);
         STORE(2, p.y, to + row, v);
     } else {
         row &= ~3;
@@ -30,7 +31,7 @@ void main() {
         [[unroll]] for (int i = 0; i < 4; i++) {
             vec4 u = vec4(v[0][i], v[1][i], v[2][i], v[3][i]);
             int r = min(row + i, p.rows - 1);
-            if (ACC == 1) u += imageLoad(T1, int(p.acc.x) + plane * p.acc_stride + r);
+            if (ACC == 1) u += imageLoad(T1, acc + r);
             // Rows past the last are padding of y's plane unless y is a single row.
             if (row + i < p.rows) STORE(2, p.y, to + row + i, u);
         }

@@ -4,7 +4,8 @@ struct push_gemm {
     int rows, k4, n4;  /* rows of y, planes of x, planes of y */
     int n_tail;        /* channels in y's last plane */
     int x_stride, w_stride, bias_stride, res_stride, y_stride;
-    int x_step, w_step, y_step; /* from one product of a batch (group z) to the next */
+    /* A batch (group z): `inner` products a step apart, then the next `inner` an outer step on. */
+    int inner, x_step, w_step, y_step, x_outer, w_outer, y_outer;
     /* Convolution: rows of w per tap; then two to a word (low, high 16 bits): kernel and stride, padding
      * and upsampling shift, stored height and width of the image read, those of the image written. */
     int w_rows, kernel_stride, pad_up, src_hw, dst_hw;

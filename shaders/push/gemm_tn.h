@@ -1,7 +1,10 @@
 /* Read by C and GLSL. Strides and steps in texels. */
 struct push_gemm_tn {
     REF a, b, y;
-    int rows, slice_rows, taps;  /* rows contracted; by one slice (a multiple of 4); group z = slice*taps + tap */
+    int rows, slice_rows; /* rows contracted; by one slice (a multiple of 4) */
+    /* Group z = slice*taps + tap. A tap of a convolution, or a product of a batch: `inner` products a step
+     * apart, then the next `inner` an outer step on. */
+    int taps, inner, a_step, b_step, a_outer, b_outer;
     int a4, b4;                  /* planes */
     int a_stride, b_stride, y_stride, y_step;
     /* Weight gradient of a convolution: geometry as in push/gemm.h, and the distance of four output pixels
@@ -13,5 +16,6 @@ struct push_tn_sum {
     REF part, acc, y;
     int slices, slice_step, tap_step; /* texels from one slice, one tap to the next */
     int part_stride, acc_stride, y_stride;
-    int rows, planes; /* rows of y per tap, planes of y */
+    int inner, y_step, y_outer; /* where a tap goes in y, and is found in acc */
+    int rows, planes;           /* of y, per tap */
 };
