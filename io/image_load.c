@@ -18,6 +18,7 @@ struct source {
     const char *name;
     enum kind kind;
     int w, h, orientation;
+    struct image_bytes exif;
 };
 
 static enum kind sniff(const uint8_t *p, size_t n) {
@@ -45,6 +46,9 @@ static bool look(struct source *s, struct error *e) {
         if (f.has_animation) return error_set(e, "'%s' is an animation; only still pictures can be used", s->name);
         s->w = f.width;
         s->h = f.height;
+    } else if (s->kind == KIND_JPEG && !image_jpeg_scan(s->data, s->bytes, &s->exif)) {
+        /* Before the decoder sees a single marker: it trusts them. */
+        return damaged(s, "it is cut short or its segments are wrong", e);
     } else if (!image_stb_info(s->data, (int)s->bytes, &s->w, &s->h)) {
         return damaged(s, image_stb_reason(), e);
     }
@@ -55,18 +59,10 @@ static bool look(struct source *s, struct error *e) {
 }
 
 static bool check_whole(struct source *s, struct error *e) {
-    struct image_bytes exif = {0};
     struct error why;
-    switch (s->kind) {
-    case KIND_JPEG:
-        if (!image_jpeg_scan(s->data, s->bytes, &exif)) return damaged(s, "it is cut short", e);
-        break;
-    case KIND_PNG:
-        if (!image_png_check(s->data, s->bytes, &exif, &why)) return damaged(s, why.text, e);
-        break;
-    default: exif = image_webp_exif(s->data, s->bytes);
-    }
-    s->orientation = image_exif_orientation(exif);
+    if (s->kind == KIND_PNG && !image_png_check(s->data, s->bytes, &s->exif, &why)) return damaged(s, why.text, e);
+    if (s->kind == KIND_WEBP) s->exif = image_webp_exif(s->data, s->bytes);
+    s->orientation = image_exif_orientation(s->exif);
     return true;
 }
 

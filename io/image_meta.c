@@ -4,21 +4,36 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Huffman tables of one segment: 16 counts, then that many values. The decoder trusts that they add up to at most
+ * 256 and would write past its tables otherwise. */
+static bool tables_are_sane(const uint8_t *p, size_t n) {
+    while (n) {
+        size_t values = 0;
+        if (n < 17) return false;
+        for (int i = 1; i <= 16; i++) values += p[i];
+        if (values > 256 || values > n - 17) return false;
+        p += 17 + values;
+        n -= 17 + values;
+    }
+    return true;
+}
+
+/* Sees the same markers as the decoder does, which also skips padding between segments. */
 bool image_jpeg_scan(const uint8_t *p, size_t n, struct image_bytes *exif) {
     size_t at = 2; /* after the start marker */
     while (at + 1 < n) {
-        if (p[at] != 0xFF) return false;
         uint8_t m = p[at + 1];
-        if (m == 0xFF) { /* fill byte */
+        if (p[at] != 0xFF || m == 0xFF) {
             at++;
             continue;
         }
         at += 2;
         if (m == 0xD9) return true;
-        if (m == 0x01 || (m >= 0xD0 && m <= 0xD7)) continue;
+        if (m < 0xC0 || (m >= 0xD0 && m <= 0xD8)) return false; /* nothing that belongs between segments */
         if (at + 2 > n) return false;
         size_t len = (size_t)p[at] << 8 | p[at + 1];
         if (len < 2 || len > n - at) return false;
+        if (m == 0xC4 && !tables_are_sane(p + at + 2, len - 2)) return false;
         if (m == 0xE1 && len >= 8 && !exif->data && memcmp(p + at + 2, "Exif\0\0", 6) == 0)
             *exif = (struct image_bytes){p + at + 2, len - 2};
         at += len;

@@ -232,6 +232,21 @@ static void pixels_must_match_the_header(void **s) {
     assert_non_null(strstr(e.text, "do not match its size"));
 }
 
+/* Counts of a Huffman table that add up past its 256 places, before the frame header. */
+static void huffman_counts_are_checked(void **s) {
+    struct error e = {0};
+    struct image out;
+    struct bytes *b = arena_alloc(a, sizeof *b);
+    uint8_t table[4 + 17 + 300] = {0xFF, 0xC4, (2 + 17 + 300) >> 8, (2 + 17 + 300) & 255, 0};
+    table[5] = 200, table[6] = 100;
+    collect(b, tiny_jpeg_baseline, 2);
+    collect(b, table, sizeof table);
+    collect(b, tiny_jpeg_baseline + 2, sizeof tiny_jpeg_baseline - 2);
+    assert_false(decode(b->data, b->n, &out, &e));
+    int w, h;
+    assert_false(image_probe(scratch_write("h.jpg", b->data, b->n), &w, &h, &e));
+}
+
 /* Every damaged byte is either noticed or harmless; nothing may read or write out of bounds. */
 static void damage_stays_harmless(void **s) {
     struct error e;
@@ -346,7 +361,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         TEST(resize_equals_pillow),  TEST(cover_keeps_the_middle), TEST(png_round_trip),
         TEST(alpha_lands_on_white),  TEST(orientation_is_applied), TEST(limits),
-        TEST(pixels_must_match_the_header), TEST(damage_stays_harmless), TEST(texts_round_trip),
+        TEST(pixels_must_match_the_header), TEST(huffman_counts_are_checked), TEST(damage_stays_harmless), TEST(texts_round_trip),
         TEST(hostile_texts),         TEST(grid_places_cells),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
