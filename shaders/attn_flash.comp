@@ -64,8 +64,11 @@ void main() {
                 STORE(3, p.o, (head * DP + plane) * p.o_stride + image * p.q_rows + row, acc[i * RP + j] / sum);
         }
         if (tg == 0 && (p.lse.x | p.lse.y) != 0u) {
-            int at = (head * int(gl_NumWorkGroups.z) + image) * p.q_rows + row;
-            Scalar(packUint2x32(p.lse) + uint64_t(at) * 4ul).v = (top[i] + log2(sum)) * 0.6931471805599453;
+            // Four heads share a texel: each workgroup stores its own float, the last one the padding too.
+            uint64_t at = packUint2x32(p.lse) + uint64_t((head >> 2) * p.lse_stride + image * p.q_rows + row) * 16ul;
+            Scalar(at + uint64_t(head & 3) * 4ul).v = (top[i] + log2(sum)) * 0.6931471805599453;
+            if (head + 1 == int(gl_NumWorkGroups.y))
+                for (int c = (head & 3) + 1; c < 4; c++) Scalar(at + uint64_t(c) * 4ul).v = 0.0;
         }
     }
 }
