@@ -33,20 +33,30 @@ static int tile_rows(const struct heads *h, int rows, int most) {
     return most;
 }
 
+/* Result planes per invocation, and how many workgroups share a head that is too wide for one. */
+struct plane_cut {
+    int rp, parts;
+};
+static struct plane_cut plane_cut(const struct heads *h, int most) {
+    int all = (int)ceil_div(h->planes, 8), parts = (int)ceil_div(all, most);
+    return (struct plane_cut){(int)ceil_div(all, parts), parts};
+}
+
 void kern_gpu_attention_emit(struct emit *e) {
     struct heads h = heads_of(&e->q);
     const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->out[0], *lse = &e->out[1];
     assert(!lse->address || lse->dtype == TENSOR_F32);
-    int rq = tile_rows(&h, h.q_rows, h.planes <= 16 ? 4 : h.planes <= 40 ? 2 : 1);
+    int rq = tile_rows(&h, h.q_rows, h.planes <= 16 ? 4 : 2);
+    struct plane_cut c = plane_cut(&h, 8);
     struct push_attn_flash p = {
         .q = ref_write(q), .k = ref_write(k), .v = ref_write(v), .o = ref_write(o), .lse = ref_write(lse),
         .q_stride = q->stride, .k_stride = k->stride, .v_stride = v->stride, .o_stride = o->stride, .lse_stride = lse->stride,
         .q_rows = h.q_rows, .k_rows = h.k_rows, .causal = e->q.node->attr.attn.causal,
         .scale = e->q.node->attr.attn.scale * LOG2_E};
-    struct dispatch d = {.shader = "attn_flash", .spec = {(uint32_t)rq, (uint32_t)h.planes}, .n_spec = 2, .push = &p,
-                         .push_bytes = sizeof p,
+    struct dispatch d = {.shader = "attn_flash", .spec = {(uint32_t)rq, (uint32_t)h.planes, (uint32_t)c.rp}, .n_spec = 3,
+                         .push = &p, .push_bytes = sizeof p,
                          .storage_mask = f16_bit(q, 0) | f16_bit(k, 1) | f16_bit(v, 2) | f16_bit(o, 3),
-                         .groups = {ceil_div(h.q_rows, 16 * rq), (uint32_t)h.heads, (uint32_t)h.n}};
+                         .groups = {ceil_div(h.q_rows, 16 * rq) * (uint32_t)c.parts, (uint32_t)h.heads, (uint32_t)h.n}};
     emit_dispatch(e, &d);
 }
 
@@ -54,12 +64,13 @@ void kern_gpu_attention_emit(struct emit *e) {
 /* dk and dv: the queries are cut into slices where keys are few, and the slices' results summed. */
 struct dkv_cut {
     int rq, slices, slice_rows;
+    struct plane_cut planes;
     int64_t pair_bytes, part_bytes; /* scratch: per head and query; each of dk and dv */
 };
 static struct dkv_cut dkv_cut(const struct kernel_query *q) {
     struct heads h = heads_of(q);
-    struct dkv_cut c = {.rq = h.planes <= 40 ? 2 : 1};
-    int tiles = (int)ceil_div(h.k_rows, 16 * c.rq) * h.heads * h.n, want = (int)ceil_div(GPU_ENOUGH_GROUPS, tiles);
+    struct dkv_cut c = {.rq = 2, .planes = plane_cut(&h, 5)};
+    int tiles = (int)ceil_div(h.k_rows, 16 * c.rq) * c.planes.parts * h.heads * h.n, want = (int)ceil_div(GPU_ENOUGH_GROUPS, tiles);
     int most = (int)ceil_div(h.q_rows, 128);
     c.slices = want < most ? want : most;
     c.slice_rows = (int)ceil_div(ceil_div(h.q_rows, c.slices), TILE_COLUMNS) * TILE_COLUMNS;
@@ -101,10 +112,11 @@ static void emit_dq(struct emit *e, const struct heads *h, const struct operand 
     const struct operand *dq = &e->out[0];
     struct push_attn_grad p = grad_push(e, h, pairs);
     p.y0 = ref_write(dq), p.y0_stride = dq->stride;
-    int rq = tile_rows(h, h->q_rows, h->planes <= 16 ? 4 : h->planes <= 40 ? 2 : 1);
-    struct dispatch d = {.shader = "attn_dq", .spec = {(uint32_t)rq, (uint32_t)h->planes}, .n_spec = 2, .push = &p,
-                         .push_bytes = sizeof p, .storage_mask = grad_mask(e) | f16_bit(dq, 4),
-                         .groups = {ceil_div(h->q_rows, 16 * rq), (uint32_t)h->heads, (uint32_t)h->n}};
+    int rq = tile_rows(h, h->q_rows, h->planes <= 16 ? 4 : 2);
+    struct plane_cut c = plane_cut(h, 5);
+    struct dispatch d = {.shader = "attn_dq", .spec = {(uint32_t)rq, (uint32_t)h->planes, (uint32_t)c.rp}, .n_spec = 3,
+                         .push = &p, .push_bytes = sizeof p, .storage_mask = grad_mask(e) | f16_bit(dq, 4),
+                         .groups = {ceil_div(h->q_rows, 16 * rq) * (uint32_t)c.parts, (uint32_t)h->heads, (uint32_t)h->n}};
     emit_dispatch(e, &d);
 }
 
@@ -119,9 +131,10 @@ static void emit_dkv(struct emit *e, const struct heads *h, const struct operand
     p.y0 = ref_write(&y[0]), p.y1 = ref_write(&y[1]), p.y0_stride = y[0].stride, p.y1_stride = y[1].stride;
     p.slice_rows = c.slice_rows;
     uint32_t want = (y[0].address ? 1u : 0) | (y[1].address ? 2u : 0);
-    struct dispatch d = {.shader = "attn_dkv", .spec = {(uint32_t)c.rq, (uint32_t)h->planes, want}, .n_spec = 3, .push = &p,
+    struct dispatch d = {.shader = "attn_dkv", .n_spec = 4, .push = &p,
+                         .spec = {(uint32_t)c.rq, (uint32_t)h->planes, (uint32_t)c.planes.rp, want},
                          .push_bytes = sizeof p, .storage_mask = grad_mask(e) | f16_bit(&y[0], 4) | f16_bit(&y[1], 5),
-                         .groups = {ceil_div(h->k_rows, 16 * c.rq), (uint32_t)h->heads, (uint32_t)(h->n * c.slices)}};
+                         .groups = {ceil_div(h->k_rows, 16 * c.rq) * (uint32_t)c.planes.parts, (uint32_t)h->heads, (uint32_t)(h->n * c.slices)}};
     emit_dispatch(e, &d);
     if (!split) return;
     emit_barrier(e);

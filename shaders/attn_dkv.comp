@@ -10,7 +10,8 @@
 layout(local_size_x = 128) in;
 layout(constant_id = 2) const int RQ = 2;  // key rows of an invocation
 layout(constant_id = 3) const int DP = 10; // planes of a head
-layout(constant_id = 4) const int WANT = 3; // bit 0 dk, bit 1 dv
+layout(constant_id = 4) const int RP = 2;  // result planes of an invocation
+layout(constant_id = 5) const int WANT = 3; // bit 0 dk, bit 1 dv
 #define ACCS 2
 #include "lib/flash.glsl"
 layout(push_constant) uniform Push { push_attn_grad p; };
@@ -18,7 +19,7 @@ layout(buffer_reference, std430, buffer_reference_align = 8) buffer Pair { vec2 
 
 void main() {
     const int tq = lane_tq(), tg = lane_tg();
-    const int head = int(gl_WorkGroupID.y), k0 = int(gl_WorkGroupID.x) * BQ;
+    const int head = int(gl_WorkGroupID.y), k0 = first_row();
     const int slice = int(gl_WorkGroupID.z) / p.n, image = int(gl_WorkGroupID.z) - slice * p.n;
     side q = side_of(p.q, p.q_stride, p.q_rows, head, image);
     side k = side_of(p.k, p.k_stride, p.k_rows, head, image);
@@ -57,8 +58,8 @@ void main() {
     [[unroll]] for (int i = 0; i < RQ; i++) {
         int row = k0 + tq + 16 * i;
         [[unroll]] for (int j = 0; j < RP; j++) {
-            int plane = (slice * int(gl_NumWorkGroups.y) + head) * DP + tg + 8 * j;
-            if (tg + 8 * j >= DP || row >= p.k_rows) continue;
+            int plane = (slice * int(gl_NumWorkGroups.y) + head) * DP + plane_of(j);
+            if (plane_of(j) >= DP || row >= p.k_rows) continue;
             if ((WANT & 1) != 0) STORE(4, p.y0, plane * p.y0_stride + image * p.k_rows + row, acc[i * RP + j]);
             if ((WANT & 2) != 0) STORE(5, p.y1, plane * p.y1_stride + image * p.k_rows + row, acc[RQ * RP + i * RP + j]);
         }

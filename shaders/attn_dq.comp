@@ -9,6 +9,7 @@
 layout(local_size_x = 128) in;
 layout(constant_id = 2) const int RQ = 4;  // query rows of an invocation
 layout(constant_id = 3) const int DP = 10; // planes of a head
+layout(constant_id = 4) const int RP = 2;  // result planes of an invocation
 #define ACCS 1
 #include "lib/flash.glsl"
 layout(push_constant) uniform Push { push_attn_grad p; };
@@ -16,7 +17,7 @@ layout(buffer_reference, std430, buffer_reference_align = 8) buffer Pair { vec2 
 
 void main() {
     const int tq = lane_tq(), tg = lane_tg();
-    const int head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z), q0 = int(gl_WorkGroupID.x) * BQ;
+    const int head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z), q0 = first_row();
     side q = side_of(p.q, p.q_stride, p.q_rows, head, image);
     side k = side_of(p.k, p.k_stride, p.k_rows, head, image);
     side v = side_of(p.v, p.v_stride, p.k_rows, head, image);
@@ -49,7 +50,7 @@ void main() {
     [[unroll]] for (int i = 0; i < RQ; i++) {
         int row = q0 + tq + 16 * i;
         [[unroll]] for (int j = 0; j < RP; j++) {
-            int plane = tg + 8 * j;
+            int plane = plane_of(j);
             if (plane < DP && row < p.q_rows)
                 STORE(4, p.y0, (head * DP + plane) * p.y0_stride + image * p.q_rows + row, acc[i * RP + j]);
         }

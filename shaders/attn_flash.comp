@@ -9,6 +9,7 @@
 layout(local_size_x = 128) in;
 layout(constant_id = 2) const int RQ = 4;  // query rows of an invocation
 layout(constant_id = 3) const int DP = 10; // planes of a head
+layout(constant_id = 4) const int RP = 2;  // result planes of an invocation
 #define ACCS 1
 #include "lib/flash.glsl"
 layout(push_constant) uniform Push { push_attn_flash p; };
@@ -19,7 +20,7 @@ const float NEVER = -1e30;
 
 void main() {
     const int tq = lane_tq(), tg = lane_tg();
-    const int head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z), q0 = int(gl_WorkGroupID.x) * BQ;
+    const int head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z), q0 = first_row();
     side q = side_of(p.q, p.q_stride, p.q_rows, head, image);
     side k = side_of(p.k, p.k_stride, p.k_rows, head, image);
     side v = side_of(p.v, p.v_stride, p.k_rows, head, image);
@@ -59,11 +60,11 @@ void main() {
         int row = q0 + tq + 16 * i;
         if (row >= p.q_rows) continue;
         [[unroll]] for (int j = 0; j < RP; j++) {
-            int plane = tg + 8 * j;
+            int plane = plane_of(j);
             if (plane < DP)
                 STORE(3, p.o, (head * DP + plane) * p.o_stride + image * p.q_rows + row, acc[i * RP + j] / sum);
         }
-        if (tg == 0 && (p.lse.x | p.lse.y) != 0u) {
+        if (plane_of(0) == 0 && (p.lse.x | p.lse.y) != 0u) {
             // Four heads share a texel: each workgroup stores its own float, the last one the padding too.
             uint64_t at = packUint2x32(p.lse) + uint64_t((head >> 2) * p.lse_stride + image * p.q_rows + row) * 16ul;
             Scalar(at + uint64_t(head & 3) * 4ul).v = (top[i] + log2(sum)) * 0.6931471805599453;

@@ -1,9 +1,9 @@
 // Tiles of attention that never leave shared memory. 128 invocations as 16 (tq) x 8 (tg): the row tile
 // has 16*RQ rows, the column tile 32; an invocation owns rows tq + 16*i, columns 4*tg .. 4*tg+3 of a score
-// tile, and planes tg + 8*j of an accumulator. Spec constants RQ and DP, and the number of accumulators
+// tile, and planes plane_of(j) of an accumulator. Spec constants RQ, DP and RP, and the number of accumulators
 // ACCS, must be declared before. (glslang 12 cannot pass arrays sized by spec constants, hence globals.)
 const int BQ = 16 * RQ, BK = 32, DC = 8;
-const int RP = (DP + 7) / 8;    // accumulator planes of an invocation
+const int PARTS = (DP + 8 * RP - 1) / (8 * RP); // workgroups that share a wide head's result planes
 const int SIDE_PITCH = BK + 1;  // keeps reads across planes off one bank
 const int TILE_PITCH = BK / 4 + 1;
 shared vec4 tile[BQ * TILE_PITCH]; // DC planes of the row side, then the score tile
@@ -18,6 +18,10 @@ side side_of(uvec2 ref, int stride, int rows, int head, int image) {
 }
 int lane_tq() { return int(gl_LocalInvocationID.x) >> 3; }
 int lane_tg() { return int(gl_LocalInvocationID.x) & 7; }
+// Grid x counts tiles times parts.
+int first_row() { return int(gl_WorkGroupID.x) / PARTS * BQ; }
+int first_plane() { return int(gl_WorkGroupID.x) % PARTS * 8 * RP; }
+int plane_of(int j) { return first_plane() + lane_tg() + 8 * j; }
 
 // score[i][j] = row (a0 + tq + 16*i) of a . row (b0 + 4*tg + j) of b. Rows past the end count as zero.
 void tile_dot(const int op_a, side a, int a0, const int op_b, side b, int b0) {
@@ -63,16 +67,15 @@ void acc_clear() {
     [[unroll]] for (int i = 0; i < ACCS * RQ * RP; i++) acc[i] = vec4(0);
 }
 
-// Accumulator `which`: [i*RP + j] += sum over the 32 columns of score[tq + 16*i][column] * plane (tg + 8*j) of row (b0 + column).
+// Accumulator `which`: [i*RP + j] += sum over the 32 columns of score[tq + 16*i][column] * plane_of(j) of row (b0 + column).
 void tile_accumulate(const int which, const int op_b, side b, int b0) {
     const int t = int(gl_LocalInvocationID.x), tq = t >> 3, tg = t & 7;
     [[unroll]] for (int j = 0; j < RP; j++) {
         barrier();
         [[unroll]] for (int i = 0; i < 2; i++) {
-            int at = t + 128 * i, plane = at >> 5, key = at & 31, row = b0 + key;
-            bool in_side = 8 * j + plane < DP && row < b.rows;
-            side_tile[plane * SIDE_PITCH + key] =
-                in_side ? LOAD(op_b, b.ref, b.base + (8 * j + plane) * b.stride + row) : vec4(0);
+            int at = t + 128 * i, local = at >> 5, plane = first_plane() + 8 * j + local, key = at & 31, row = b0 + key;
+            bool in_side = plane < DP && row < b.rows;
+            side_tile[local * SIDE_PITCH + key] = in_side ? LOAD(op_b, b.ref, b.base + plane * b.stride + row) : vec4(0);
         }
         barrier();
         for (int k = 0; k < BK / 4; k++) {
