@@ -1,10 +1,11 @@
 /* Attention of the gpu class and its gradient: shaders/attn_*.comp. Scores live in shared memory only. */
 #include <assert.h>
 
-#include "gpu/kern_gpu_priv.h"
+#include "gpu/kern_gpu.h"
 #include "shaders/push/attn_delta.h"
 #include "shaders/push/attn_flash.h"
 #include "shaders/push/attn_grad.h"
+#include "shaders/push/attn_plain.h"
 
 enum { THREADS = 128, SHARED_BYTES = 16384, TILE_COLUMNS = 32, MAX_HEAD_PLANES = 128 };
 static const float LOG2_E = 1.44269504f;
@@ -148,4 +149,35 @@ void kern_gpu_attention_dx_emit(struct emit *e) {
     emit_delta(e, &h, &pairs);
     if (e->out[0].address) emit_dq(e, &h, &pairs);
     if (e->out[1].address || e->out[2].address) emit_dkv(e, &h, &pairs);
+}
+
+/* --- heads that are no whole planes: no model has them, but the op allows it ------------------------- */
+bool kern_gpu_attention_plain_fits(const struct kernel_query *q) { return !kern_gpu_attention_fits(q); }
+
+enum plain_what { PLAIN_O, PLAIN_LSE, PLAIN_DQ, PLAIN_DK, PLAIN_DV };
+
+static void emit_plain(struct emit *e, enum plain_what what, const struct operand *y) {
+    if (!y->address) return;
+    const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->in[3], *lse = &e->in[4], *g = &e->in[5];
+    struct heads h = heads_of(&e->q);
+    struct push_attn_plain p = {
+        .q = ref_write(q), .k = ref_write(k), .v = ref_write(v), .o = ref_write(o), .lse = ref_write(lse), .g = ref_write(g),
+        .y = ref_write(y), .q_stride = q->stride, .k_stride = k->stride, .v_stride = v->stride, .o_stride = o->stride,
+        .lse_stride = lse->stride, .g_stride = g->stride, .y_stride = y->stride, .q_rows = h.q_rows, .k_rows = h.k_rows,
+        .rows = (int)shape_rows(y->shape), .channels = q->shape.c, .y_channels = y->shape.c, .heads = h.heads,
+        .causal = e->q.node->attr.attn.causal, .scale = e->q.node->attr.attn.scale};
+    struct dispatch d = {.shader = "attn_plain", .spec = {(uint32_t)what}, .n_spec = 1, .push = &p, .push_bytes = sizeof p,
+                         .storage_mask = f16_bit(q, 0) | f16_bit(k, 1) | f16_bit(v, 2) | f16_bit(o, 3) | f16_bit(lse, 4) |
+                                         f16_bit(g, 5) | f16_bit(y, 6),
+                         .groups = {ceil_div(p.rows, 64), (uint32_t)shape_planes(y->shape), 1}};
+    emit_dispatch(e, &d);
+}
+
+void kern_gpu_attention_plain_emit(struct emit *e) {
+    emit_plain(e, PLAIN_O, &e->out[0]);
+    emit_plain(e, PLAIN_LSE, &e->out[1]);
+}
+
+void kern_gpu_attention_plain_dx_emit(struct emit *e) {
+    for (int i = 0; i < 3; i++) emit_plain(e, (enum plain_what)(PLAIN_DQ + i), &e->out[i]);
 }

@@ -1,5 +1,5 @@
 /* Matrix products and convolutions of the gpu class: shaders/gemm_tiled.comp, gemm_tn_tiled.comp. */
-#include "gpu/kern_gpu_priv.h"
+#include "gpu/kern_gpu.h"
 #include "shaders/push/gemm_tiled.h"
 #include "shaders/push/gemm_tn_tiled.h"
 #include "shaders/push/sum_slices.h"

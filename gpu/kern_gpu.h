@@ -20,3 +20,7 @@ bool kern_gpu_attention_fits(const struct kernel_query *q);
 void kern_gpu_attention_emit(struct emit *e);
 int64_t kern_gpu_attention_dx_scratch(const struct kernel_query *q);
 void kern_gpu_attention_dx_emit(struct emit *e);
+/* Heads that are no whole planes, slowly. */
+bool kern_gpu_attention_plain_fits(const struct kernel_query *q);
+void kern_gpu_attention_plain_emit(struct emit *e);
+void kern_gpu_attention_plain_dx_emit(struct emit *e);

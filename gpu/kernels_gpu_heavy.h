@@ -1,0 +1,2 @@
+#pragma once
+#include "gpu/kern_gpu.h"
