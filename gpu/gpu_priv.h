@@ -106,6 +106,7 @@ struct gpu_program {
 /* Resolves operands of a node into addresses and view indices. */
 void gpu_program_operands(struct gpu_program *prog, int node, struct emit *e);
 bool gpu_program_record(struct gpu_program *prog, struct error *err);
+bool gpu_program_record_steps(struct gpu_program *prog, struct error *err);
 bool gpu_program_run_stepwise(struct gpu_program *prog, struct error *err);
 /* Bytes and a reader for one value wherever it lives. */
 bool gpu_program_fetch(struct gpu_program *prog, int value, float *data, struct error *err);

@@ -39,6 +39,8 @@ void gpu_program_write(struct gpu_program *prog, int value, const float *data);
 void gpu_program_read(struct gpu_program *prog, int value, float *data);
 /* Runs once and waits. The first run also prepares weights. False: device lost, or NaN found. */
 bool gpu_program_run(struct gpu_program *prog, struct error *err);
+/* Runs the same inputs again node by node; false with the node that first makes NaN or infinity. */
+bool gpu_program_trace_nan(struct gpu_program *prog, struct error *err);
 /* Weights changed: prepare them again before the next run. */
 void gpu_program_invalidate(struct gpu_program *prog);
 /* Any activation after a run with no_reuse (tests). */

@@ -204,7 +204,7 @@ static bool record_prep(struct gpu_program *prog, struct error *err) {
     return finish(&r, err);
 }
 
-static bool record_steps(struct gpu_program *prog, struct error *err) {
+bool gpu_program_record_steps(struct gpu_program *prog, struct error *err) {
     prog->step_commands = arena_alloc(prog->arena, (size_t)(prog->g->n_nodes + 1) * sizeof *prog->step_commands);
     for (int n = 0; n < prog->g->n_nodes; n++) {
         struct gpu_recorder r = {.prog = prog};
@@ -248,5 +248,5 @@ bool gpu_program_record(struct gpu_program *prog, struct error *err) {
         prog->view_sets = arena_alloc(prog->arena, MAX_VIEW_SETS * sizeof *prog->view_sets);
     }
     if (!record_prep(prog, err)) return false;
-    return prog->params.step ? record_steps(prog, err) : record_whole(prog, err);
+    return prog->params.step ? gpu_program_record_steps(prog, err) : record_whole(prog, err);
 }

@@ -78,3 +78,12 @@ bool gpu_program_run_stepwise(struct gpu_program *prog, struct error *err) {
     }
     return ok;
 }
+
+bool gpu_program_trace_nan(struct gpu_program *prog, struct error *err) {
+    if (!prog->step_commands && !gpu_program_record_steps(prog, err)) return false;
+    bool before = prog->params.stop_at_nan;
+    prog->params.stop_at_nan = true;
+    bool ok = gpu_program_run_stepwise(prog, err);
+    prog->params.stop_at_nan = before;
+    return ok;
+}

@@ -60,10 +60,14 @@ static bool add_meta(struct st_writer *w, const struct lora_save_params *p, stru
     return true;
 }
 
-bool lora_save(const char *path, const struct lora_keys *keys, const struct lora_save_params *p, struct error *e) {
+void lora_save_tensors(struct st_writer *w, const struct lora_keys *keys, const struct lora_save_params *p) {
     assert(p->dtype == ST_F32 || p->dtype == ST_F16 || p->dtype == ST_BF16);
-    struct st_writer *w = st_writer_create();
     for (int i = 0; i < p->n_modules; i++) add_module(w, keys, &p->modules[i], p->dtype);
+}
+
+bool lora_save(const char *path, const struct lora_keys *keys, const struct lora_save_params *p, struct error *e) {
+    struct st_writer *w = st_writer_create();
+    lora_save_tensors(w, keys, p);
     bool ok = add_meta(w, p, e) && st_writer_save(w, path, e);
     st_writer_destroy(&w);
     return ok;

@@ -30,4 +30,7 @@ struct lora_save_params {
  * the same bytes. */
 bool lora_save(const char *path, const struct lora_keys *keys, const struct lora_save_params *p, struct error *e);
 
+/* The tensors alone, for writers with metadata of their own. */
+void lora_save_tensors(struct st_writer *w, const struct lora_keys *keys, const struct lora_save_params *p);
+
 #endif

@@ -1,5 +1,5 @@
 // classes: cpu gpu
-// dgamma and dbeta: the partial sums of group_norm_dx_part added over images.
+// dgamma and dbeta (address 0: not wanted): the partial sums of group_norm_dx_part added over images.
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "lib/tensor.glsl"
@@ -16,6 +16,6 @@ void main() {
         s1 += LOAD(0, p.partial, 2 * (n * p.planes + plane));
         s2 += LOAD(0, p.partial, 2 * (n * p.planes + plane) + 1);
     }
-    STORE(8, p.y, plane, s2);
-    STORE(9, p.y2, plane, s1);
+    if (p.y != uvec2(0)) STORE(8, p.y, plane, s2);
+    if (p.y2 != uvec2(0)) STORE(9, p.y2, plane, s1);
 }

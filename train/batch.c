@@ -1,0 +1,66 @@
+/* Which pictures a step sees, at which times, under which noise: everything random, from one generator. */
+#include <math.h>
+#include <string.h>
+
+#include "train/trainer_priv.h"
+
+void train_epoch_shuffle(struct trainer *t) {
+    size_t n = t->data.n_per_epoch, at = 0;
+    if (!t->order) t->order = arena_alloc_n(t->arena, n, sizeof *t->order);
+    uint32_t *draw = arena_alloc_n(t->arena, n, sizeof *draw), *flat = arena_alloc_n(t->arena, n, sizeof *flat);
+    for (size_t i = 0; i < t->data.n; i++)
+        for (int r = 0; r < t->data.samples[i].repeats; r++) flat[at++] = (uint32_t)i;
+    /* Its own generator, seeded by the epoch: resuming needs no history. */
+    struct rng rng;
+    rng_seed(&rng, t->params.seed + (uint64_t)t->epoch);
+    rng_randperm(&rng, draw, n);
+    for (size_t i = 0; i < n; i++) t->order[i] = flat[draw[i]];
+    t->order_at = 0;
+}
+
+static uint32_t next_picture(struct trainer *t) {
+    if ((size_t)t->order_at == t->data.n_per_epoch) {
+        t->epoch++;
+        train_epoch_shuffle(t);
+    }
+    return t->order[t->order_at++];
+}
+
+/* VAE posterior sample times the model's scale. */
+static void draw_latent(struct trainer *t, uint32_t picture, const float *z, float *latent) {
+    const struct vae_config *vae = &t->e->model->vae;
+    int pixels = t->lw * t->lh, c = t->channels;
+    const float *m = t->moments + (size_t)picture * (size_t)pixels * 2 * (size_t)c;
+    for (int i = 0; i < pixels; i++)
+        for (int k = 0; k < c; k++) {
+            float mean = m[i * 2 * c + k], log_variance = m[i * 2 * c + c + k];
+            latent[i * c + k] = (mean + expf(0.5f * log_variance) * z[i * c + k] - vae->shift_factor) * vae->scaling_factor;
+        }
+}
+
+static void place_text(struct trainer *t, int slot, uint32_t picture) {
+    int text = t->text_of[picture];
+    size_t each = (size_t)t->tokens * (size_t)t->width;
+    if (t->contexts) memcpy(t->batch_context + (size_t)slot * each, t->contexts + (size_t)text * each, each * sizeof(float));
+    else
+        for (int i = 0; i < t->tokens; i++) t->batch_context[slot * t->tokens + i] = (float)t->ids[text * t->tokens + i];
+}
+
+void train_batch_draw(struct trainer *t, int accumulate) {
+    int batch = t->params.batch, n = t->lw * t->lh * t->channels;
+    rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
+    uint32_t pictures[64];
+    for (int b = 0; b < batch; b++) {
+        pictures[b] = next_picture(t);
+        draw_latent(t, pictures[b], t->noise + b * n, t->latent + b * n);
+        place_text(t, b, pictures[b]);
+    }
+    rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
+    for (int b = 0; b < batch; b++) {
+        int time = (int)rng_randint(&t->rng, (uint32_t)t->schedule->n_train);
+        t->batch_t[b] = (float)time;
+        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) / (float)(batch * accumulate);
+        target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
+        target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
+    }
+}

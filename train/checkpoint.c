@@ -1,0 +1,189 @@
+/* The LoRA file for others, and the state file from which a run goes on exactly. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/os.h"
+#include "base/sha256.h"
+#include "lora/save.h"
+#include "train/metadata.h"
+#include "train/trainer_priv.h"
+
+char *trainer_state_path(struct arena *a, const char *out) { return arena_printf(a, "%s.state.safetensors", out); }
+
+/* What must be the same for a resumed run to be the same run. Steps may grow only where no schedule looks at them. */
+static void fingerprint(const struct trainer *t, char hex[65]) {
+    const struct train_params *p = &t->params;
+    struct sha256 s;
+    sha256_begin(&s);
+    char text[512];
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d", p->steps, p->rank,
+                     p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr, (double)p->weight_decay,
+                     (double)p->beta1, (double)p->beta2, (double)p->eps, (double)p->max_grad_norm, p->warmup, (int)p->schedule,
+                     (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
+                     (unsigned long long)p->seed, t->adapter->stack->n_layers);
+    sha256_update(&s, text, (size_t)n);
+    for (size_t i = 0; i < t->data.n; i++) {
+        sha256_update(&s, t->data.samples[i].path, strlen(t->data.samples[i].path) + 1);
+        sha256_update(&s, t->data.samples[i].caption, strlen(t->data.samples[i].caption) + 1);
+    }
+    sha256_end(&s, hex);
+}
+
+struct bank {
+    const char *name;
+    struct gpu_set *set;
+};
+
+static int banks(const struct trainer *t, struct bank b[3]) {
+    b[0] = (struct bank){"adapter", t->adapter->data};
+    b[1] = (struct bank){"moment1", t->moment1};
+    b[2] = (struct bank){"moment2", t->moment2};
+    return 3;
+}
+
+static void add_numbers(const struct trainer *t, struct st_writer *w) {
+    char text[64], hex[65];
+    fingerprint(t, hex);
+    st_writer_meta(w, "format", "atelier training state 1");
+    st_writer_meta(w, "fingerprint", hex);
+    snprintf(text, sizeof text, "%d", t->step), st_writer_meta(w, "step", text);
+    snprintf(text, sizeof text, "%d", t->epoch), st_writer_meta(w, "epoch", text);
+    snprintf(text, sizeof text, "%d", t->order_at), st_writer_meta(w, "order_at", text);
+    snprintf(text, sizeof text, "%a", (double)t->loss_mean), st_writer_meta(w, "loss_mean", text);
+    st_writer_add(w, "rng", ST_U8, 1, (int64_t[]){sizeof t->rng}, &t->rng);
+}
+
+bool train_state_save(struct trainer *t, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    struct st_writer *w = st_writer_create();
+    struct bank b[3];
+    bool ok = true;
+    add_numbers(t, w);
+    for (int i = 0, n = banks(t, b); ok && i < n; i++)
+        for (int c = 0; ok && c < t->adapter->stack->set->n_chunks; c++) {
+            int64_t bytes = gpu_set_chunk_bytes(b[i].set, c);
+            void *data = arena_alloc(a, (size_t)bytes);
+            ok = gpu_set_read_raw(b[i].set, c, data, err);
+            st_writer_add(w, arena_printf(a, "%s.%d", b[i].name, c), ST_F32, 1, (int64_t[]){bytes / 4}, data);
+        }
+    ok = ok && st_writer_save(w, trainer_state_path(a, t->params.out), err);
+    st_writer_destroy(&w);
+    arena_destroy(&a);
+    return ok;
+}
+
+static bool read_int(const struct st_file *f, const char *key, int *out) {
+    const char *v = st_meta_find(f, key);
+    char *end;
+    if (!v) return false;
+    long n = strtol(v, &end, 10);
+    *out = (int)n;
+    return *v && !*end && n >= 0 && n < 1 << 30;
+}
+
+static bool load_banks(struct trainer *t, const struct st_file *f, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    struct bank b[3];
+    bool ok = true;
+    for (int i = 0, n = banks(t, b); ok && i < n; i++)
+        for (int c = 0; ok && c < t->adapter->stack->set->n_chunks; c++) {
+            int64_t bytes = gpu_set_chunk_bytes(b[i].set, c);
+            const struct st_tensor *s = st_find(f, arena_printf(a, "%s.%d", b[i].name, c));
+            if (!s || s->dtype != ST_F32 || (int64_t)s->bytes != bytes)
+                ok = error_set(err, "%s lacks %s.%d of %lld bytes; it cannot be resumed from.", st_path(f), b[i].name, c, (long long)bytes);
+            else ok = gpu_set_write_raw(b[i].set, c, s->data, err);
+        }
+    arena_destroy(&a);
+    return ok;
+}
+
+static bool load_numbers(struct trainer *t, const struct st_file *f, struct error *err) {
+    char hex[65];
+    fingerprint(t, hex);
+    const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
+    const struct st_tensor *rng = st_find(f, "rng");
+    if (!theirs || strcmp(theirs, hex))
+        return error_set(err, "%s was made by a run with other settings or pictures; resume with the same ones, or start afresh "
+                         "without --resume.", st_path(f));
+    int epoch, at;
+    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng ||
+        rng->bytes != sizeof t->rng || (size_t)at > t->data.n_per_epoch)
+        return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
+    memcpy(&t->rng, rng->data, sizeof t->rng);
+    if (t->rng.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
+    t->epoch = epoch;
+    t->loss_mean = strtof(loss, NULL);
+    train_epoch_shuffle(t);
+    t->order_at = at;
+    return true;
+}
+
+bool train_state_load(struct trainer *t, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    const char *path = trainer_state_path(a, t->params.out);
+    bool ok;
+    if (!os_path_is_file(path)) ok = error_set(err, "There is nothing to resume: %s does not exist.", path);
+    else {
+        struct st_file *f = st_open(path, err);
+        ok = f && load_numbers(t, f, err) && load_banks(t, f, err);
+        st_close(&f);
+    }
+    arena_destroy(&a);
+    return ok;
+}
+
+static void describe(const struct trainer *t, struct metadata_params *m, struct arena *a) {
+    const struct train_params *p = &t->params;
+    static const char *const schedules[] = {"constant", "cosine", "linear"};
+    const char *slash = strrchr(p->out, '/'), *name = slash ? slash + 1 : p->out, *dot = strrchr(name, '.');
+    bool v = t->schedule->params.prediction == SCHEDULE_PREDICT_V;
+    *m = (struct metadata_params){
+        .family = t->width == 1024 ? METADATA_SD2 : METADATA_SD1, .v_prediction = v, .model_name = t->e->model->name,
+        .rank = p->rank, .alpha = (double)p->alpha, .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
+        .comment = "trained with Atelier", .optimizer = "AdamW", .lr_scheduler = schedules[p->schedule],
+        .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no", .lr = (double)p->lr, .unet_lr = (double)p->lr,
+        .text_lr = p->train_text_encoder ? (double)p->lr : 0, .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
+        .warmup_steps = p->warmup, .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
+        .h = t->plan.resolution, .max_grad_norm = (double)p->max_grad_norm, .gradient_checkpointing = t->plan.remat,
+        .cache_latents = true, .data = &t->data};
+}
+
+/* Slots as the file wants them, one module per layer. */
+static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *modules, struct error *err) {
+    struct lora_stack *stack = t->adapter->stack;
+    for (int i = 0; i < stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &stack->layers[i];
+        const struct lora_stack_part *part = &l->parts[0];
+        struct shape w = l->target->weight;
+        float *down_rows = arena_alloc(a, (size_t)shape_elems(stack->set->slots[l->down].shape) * sizeof(float));
+        float *up_rows = arena_alloc(a, (size_t)shape_elems(stack->set->slots[l->up].shape) * sizeof(float));
+        float *down = arena_alloc(a, (size_t)(w.n * part->rank) * (size_t)w.c * sizeof(float));
+        float *up = arena_alloc(a, (size_t)part->rank * (size_t)w.w * sizeof(float));
+        if (!gpu_set_read(t->adapter->data, l->down, down_rows, err) || !gpu_set_read(t->adapter->data, l->up, up_rows, err)) return false;
+        lora_stack_extract(l, part, down_rows, up_rows, down, up);
+        modules[i] = (struct lora_save_module){.place = {l->model == t->adapter->unet_model ? LORA_UNET : LORA_TEXT, l->target},
+                                               .rank = part->rank, .alpha = t->params.alpha, .down = down, .up = up};
+    }
+    return true;
+}
+
+bool train_lora_save(struct trainer *t, const char *path, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    struct lora_model model = {{&t->e->model->unet_targets, &t->e->model->text_targets, NULL}};
+    struct lora_keys *keys = lora_keys_create(&model);
+    int n = t->adapter->stack->n_layers;
+    struct lora_save_module *modules = arena_alloc_n(a, (size_t)n, sizeof *modules);
+    struct metadata_params meta;
+    describe(t, &meta, a);
+    struct st_writer *w = st_writer_create();
+    bool ok = gather(t, a, modules, err);
+    struct lora_save_params sp = {.modules = modules, .n_modules = n, .dtype = t->params.half ? ST_F16 : ST_F32};
+    if (ok) lora_save_tensors(w, keys, &sp);
+    ok = ok && metadata_add(w, &meta, err) && st_writer_save(w, path, err);
+    st_writer_destroy(&w);
+    lora_keys_destroy(&keys);
+    arena_destroy(&a);
+    return ok;
+}

@@ -1,0 +1,134 @@
+/* The steps themselves. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/os.h"
+#include "train/trainer_priv.h"
+
+static bool run_tape(struct trainer *t, float *losses, struct error *err) {
+    struct train_tape *tape = &t->tape;
+    gpu_program_write(tape->prog, tape->sample, t->batch_x);
+    gpu_program_write(tape->prog, tape->timestep, t->batch_t);
+    gpu_program_write(tape->prog, tape->target, t->batch_target);
+    gpu_program_write(tape->prog, tape->seed, t->batch_seed);
+    gpu_program_write(tape->prog, tape->ids >= 0 ? tape->ids : tape->context, t->batch_context);
+    if (!gpu_program_run(tape->prog, err)) return false;
+    gpu_program_read(tape->prog, tape->loss, losses);
+    return true;
+}
+
+/* A loss that is not a number: run the same step again node by node to name where it began. */
+static bool find_nan(struct trainer *t, struct error *err) {
+    struct error where = {{0}};
+    bool found = !gpu_program_trace_nan(t->tape.prog, &where);
+    return error_set(err, "The loss is no longer a number at step %d%s%s Lower --lr, or check the pictures.", t->step + 1,
+                     found ? ": " : ".", found ? where.text : "");
+}
+
+static bool accumulate(struct trainer *t, int micro, struct error *err) {
+    if (!t->optimiser.sum_prog) return true;
+    float keep = micro ? 1.0f : 0.0f;
+    gpu_program_write(t->optimiser.sum_prog, t->optimiser.sum_hyper, &keep);
+    return gpu_program_run(t->optimiser.sum_prog, err);
+}
+
+static bool update(struct trainer *t, struct train_report *r, struct error *err) {
+    const struct train_params *p = &t->params;
+    int k = t->step + 1;
+    r->lr = p->lr * train_schedule_factor(p->schedule, t->step, p->warmup, p->steps);
+    float hyper[8] = {r->lr, p->beta1, p->beta2, p->eps, p->weight_decay, (float)(1 / (1 - pow((double)p->beta1, k))),
+                      (float)(1 / (1 - pow((double)p->beta2, k))), p->max_grad_norm};
+    gpu_program_write(t->optimiser.prog, t->optimiser.hyper, hyper);
+    if (!gpu_program_run(t->optimiser.prog, err)) return false;
+    float total;
+    gpu_program_read(t->optimiser.prog, t->optimiser.norm, &total);
+    r->grad_norm = sqrtf(total);
+    return true;
+}
+
+static bool train_step(struct trainer *t, struct train_report *r, struct error *err) {
+    float losses[64];
+    r->loss = 0;
+    for (int m = 0; m < t->params.accumulate; m++) {
+        train_batch_draw(t, t->params.accumulate);
+        if (!run_tape(t, losses, err)) return false;
+        for (int b = 0; b < t->params.batch; b++) r->loss += losses[b] * t->batch_seed[b];
+        if (!isfinite(r->loss)) return find_nan(t, err);
+        if (!accumulate(t, m, err)) return false;
+    }
+    if (!update(t, r, err)) return false;
+    t->step++;
+    t->loss_mean = t->step == 1 ? r->loss : t->loss_mean + (r->loss - t->loss_mean) * fmaxf(0.02f, 1.0f / (float)t->step);
+    r->step = t->step, r->steps = t->params.steps, r->loss_mean = t->loss_mean;
+    return true;
+}
+
+static bool log_step(struct trainer *t, const struct train_report *r, struct error *err) {
+    if (!t->log) return true;
+    return jsonl_write(t->log, json_pack("{s:i,s:f,s:f,s:f,s:f}", "step", r->step, "loss", (double)r->loss, "loss_mean",
+                                         (double)r->loss_mean, "lr", (double)r->lr, "grad_norm", (double)r->grad_norm), err);
+}
+
+static bool periodic(struct trainer *t, struct error *err) {
+    const struct train_params *p = &t->params;
+    if (p->save_every && t->step % p->save_every == 0 && t->step < p->steps) {
+        struct arena *a = arena_create(NULL);
+        const char *dot = strrchr(p->out, '.'), *slash = strrchr(p->out, '/');
+        int stem = dot && (!slash || dot > slash) ? (int)(dot - p->out) : (int)strlen(p->out);
+        bool ok = train_lora_save(t, arena_printf(a, "%.*s-step%08d.safetensors", stem, p->out, t->step), err) && train_state_save(t, err);
+        arena_destroy(&a);
+        if (!ok) return false;
+    }
+    if (p->sample_every && (t->step % p->sample_every == 0 || t->step == p->steps)) return train_samples_draw(t, err);
+    return true;
+}
+
+static void measure_rate(struct trainer *t, struct train_report *r, double start, int first) {
+    double seconds = os_now_seconds() - start;
+    r->steps_per_second = seconds > 0 ? (t->step - first) / seconds : 0;
+    r->eta_seconds = r->steps_per_second > 0 ? (t->params.steps - t->step) / r->steps_per_second : 0;
+    r->device_bytes = gpu_device_memory_peak(t->e->dev);
+}
+
+bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *finished, struct error *err) {
+    double start = os_now_seconds();
+    int first = t->step, stop = t->params.stop_after ? first + t->params.stop_after : t->params.steps;
+    *finished = false;
+    while (t->step < t->params.steps) {
+        if (os_interrupted() || t->step >= stop) return train_state_save(t, err);
+        struct train_report r = {0};
+        if (!train_step(t, &r, err)) return false;
+        measure_rate(t, &r, start, first);
+        if (!log_step(t, &r, err)) return false;
+        if (cb && cb->report) cb->report(cb->ctx, &r);
+        if (!periodic(t, err)) return false;
+    }
+    if (!train_lora_save(t, t->params.out, err)) return false;
+    *finished = true;
+    struct arena *a = arena_create(NULL);
+    struct error ignored;
+    os_file_remove(trainer_state_path(a, t->params.out), &ignored); /* the run is over: nothing to resume */
+    arena_destroy(&a);
+    return true;
+}
+
+bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {
+    int batch = t->params.batch, n = t->lw * t->lh * t->channels;
+    for (int b = 0; b < batch; b++) {
+        int time = given->t[b];
+        t->batch_t[b] = (float)time;
+        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) / (float)batch;
+        target_add_noise(t->schedule, time, t->batch_x + b * n, given->latents + b * n, given->noise + b * n, (size_t)n);
+        target_make(t->schedule, time, t->batch_target + b * n, given->latents + b * n, given->noise + b * n, (size_t)n);
+    }
+    size_t text = t->params.train_text_encoder ? (size_t)t->tokens : (size_t)t->tokens * (size_t)t->width;
+    memcpy(t->batch_context, given->context, (size_t)batch * text * sizeof(float));
+    if (!run_tape(t, losses, err)) return false;
+    struct train_report r;
+    if (!do_update) return true;
+    if (!update(t, &r, err)) return false;
+    t->step++;
+    return true;
+}

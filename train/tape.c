@@ -1,0 +1,204 @@
+/* The adapter, the tape of a training step, the tape of the optimiser; their memory and programs. */
+#include <string.h>
+
+#include "train/trainer_priv.h"
+
+static int add_layers(struct trainer *t, struct lora_stack *stack, int model, const struct nn_target_list *targets,
+                      struct error *err) {
+    int n = 0;
+    for (int i = 0; i < targets->n; i++) {
+        if (!lora_selection_has(t->params.targets, targets->items[i].path)) continue;
+        if (!lora_stack_add_new(stack, 0, model, targets->items[i].path, t->params.rank, t->params.alpha, &t->rng, err)) return -1;
+        n++;
+    }
+    return n;
+}
+
+bool train_adapter_create(struct trainer *t, struct error *err) {
+    struct engine *e = t->e;
+    struct lora_stack *stack = lora_stack_create(t->arena, "The LoRA", TENSOR_F32, true, gpu_device_max_chunk(e->dev));
+    int unet = lora_stack_model(stack, "unet", &e->model->unet_targets);
+    int text = t->params.train_text_encoder ? lora_stack_model(stack, "text_encoder", &e->model->text_targets) : -1;
+    lora_stack_adapter(stack);
+    int n = add_layers(t, stack, unet, &e->model->unet_targets, err), m = 0;
+    if (n >= 0 && text >= 0) m = add_layers(t, stack, text, &e->model->text_targets, err);
+    if (n < 0 || m < 0) return false;
+    if (n + m == 0) return error_set(err, "The model has no layer that the chosen --targets name; try --targets all.");
+    lora_stack_seal(stack);
+    t->plan.n_layers = n + m;
+    for (int i = 0; i < stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &stack->layers[i];
+        const struct shape w = l->target->weight;
+        t->plan.n_params += (int64_t)t->params.rank * (w.n * (int64_t)w.c + w.w);
+    }
+    for (int i = 0; i < stack->set->n_chunks; i++) t->plan.adapter_bytes += stack->set->chunk_texels[i] * 16;
+    t->adapter = adapter_adopt(e, stack, unet, text, err);
+    return t->adapter != NULL;
+}
+
+static int text_context(struct trainer *t, struct graph *g) {
+    struct train_tape *tape = &t->tape;
+    struct model *m = t->e->model;
+    if (!t->params.train_text_encoder) {
+        tape->ids = -1;
+        tape->context = graph_io(g, "context", (struct shape){t->params.batch, 1, t->tokens, t->width});
+        return tape->context;
+    }
+    tape->context = -1;
+    tape->ids = graph_io(g, "ids", (struct shape){t->params.batch, 1, t->tokens, 1});
+    lora_stack_bind_with(t->adapter->stack, t->adapter->text_model, g, tape->strength, &tape->text_binding);
+    struct nn_ctx c = nn_begin(g, m->text_params, &tape->text_binding.hook, "text_encoder");
+    struct clip_inputs in = {tape->ids, -1};
+    struct clip_params cp = {0};
+    struct clip_outputs out = {-1, -1};
+    clip_build(&c, &m->text, &in, &cp, &out);
+    nn_end(&c);
+    return out.hidden;
+}
+
+static bool build_step(struct trainer *t, bool remat, struct error *err) {
+    struct train_tape *tape = &t->tape;
+    struct model *m = t->e->model;
+    struct shape latent = {t->params.batch, t->lh, t->lw, t->channels}, per_image = {t->params.batch, 1, 1, 1};
+    struct graph *g = graph_create(t->arena, gpu_device_storage(t->e->dev));
+    tape->g = g;
+    tape->remat = remat;
+    lora_stack_bind(t->adapter->stack, t->adapter->unet_model, g, "adapter", t->params.batch, &tape->unet_binding);
+    tape->strength = tape->unet_binding.strength;
+    int context = text_context(t, g);
+    tape->sample = graph_io(g, "sample", latent);
+    tape->timestep = graph_io(g, "timestep", per_image);
+    tape->target = graph_io(g, "target", latent);
+    tape->seed = graph_io(g, "seed", per_image);
+    struct nn_ctx c = nn_begin(g, m->unet_params, &tape->unet_binding.hook, "unet");
+    struct unet_inputs in = {tape->sample, tape->timestep, context, -1, -1};
+    int prediction = unet_build(&c, &m->unet, &in);
+    nn_end(&c);
+    int loss = graph_mse(g, prediction, tape->target);
+    tape->loss = graph_output(g, "loss", loss);
+    if (!graph_ok(g, err) || !graph_grad(g, loss, tape->seed, err)) return false;
+    graph_prune(g);
+    return !remat || graph_remat(g, err);
+}
+
+static int bindings(struct trainer *t, struct gpu_binding *b) {
+    struct tensor_set *set = t->adapter->stack->set;
+    struct model *m = t->e->model;
+    int n = 0;
+    b[n++] = (struct gpu_binding){m->unet_params->set, SET_DATA, t->e->parts[ENGINE_UNET]};
+    if (t->params.train_text_encoder) b[n++] = (struct gpu_binding){m->text_params->set, SET_DATA, t->e->parts[ENGINE_TEXT]};
+    b[n++] = (struct gpu_binding){set, SET_DATA, t->adapter->data};
+    b[n++] = (struct gpu_binding){set, SET_GRAD, t->grad};
+    b[n++] = (struct gpu_binding){set, SET_GRAD_SUM, t->grad_sum};
+    b[n++] = (struct gpu_binding){set, SET_MOMENT1, t->moment1};
+    b[n++] = (struct gpu_binding){set, SET_MOMENT2, t->moment2};
+    return n;
+}
+
+static int append(struct graph *g, enum op op, const int *in, int n_in) {
+    int node = graph_append(g, op, in, n_in, (union op_attr){0});
+    return node < 0 ? -1 : g->nodes[node].out[0];
+}
+
+/* Norm over all chunks first, then every chunk's update with the same clipping. */
+static bool build_optimiser(struct trainer *t, struct error *err) {
+    struct optimiser_tape *o = &t->optimiser;
+    struct tensor_set *set = t->adapter->stack->set;
+    enum set_bank grad = t->params.accumulate > 1 ? SET_GRAD_SUM : SET_GRAD;
+    o->g = graph_create(t->arena, TENSOR_F32);
+    o->hyper = graph_io(o->g, "hyper", (struct shape){1, 1, 1, 8});
+    int total = -1;
+    for (int i = 0; i < set->n_chunks; i++)
+        total = append(o->g, OP_SUM_SQUARES, (int[]){graph_flat(o->g, set, grad, i), total}, 2);
+    for (int i = 0; i < set->n_chunks; i++)
+        append(o->g, OP_ADAMW, (int[]){graph_flat(o->g, set, SET_DATA, i), graph_flat(o->g, set, grad, i),
+                                       graph_flat(o->g, set, SET_MOMENT1, i), graph_flat(o->g, set, SET_MOMENT2, i), o->hyper, total}, 6);
+    o->norm = graph_output(o->g, "gradient norm", total);
+    if (t->params.accumulate <= 1) return graph_ok(o->g, err);
+    o->sum_g = graph_create(t->arena, TENSOR_F32);
+    o->sum_hyper = graph_io(o->sum_g, "keep", (struct shape){1, 1, 1, 1});
+    for (int i = 0; i < set->n_chunks; i++)
+        append(o->sum_g, OP_ACCUMULATE, (int[]){graph_flat(o->sum_g, set, SET_GRAD_SUM, i), graph_flat(o->sum_g, set, SET_GRAD, i),
+                                                o->sum_hyper}, 3);
+    return graph_ok(o->g, err) && graph_ok(o->sum_g, err);
+}
+
+static struct gpu_program_params step_params(struct trainer *t) {
+    return engine_program_params(t->e, "The training step",
+                                 "Lower --batch or --resolution, or set --checkpointing on.");
+}
+
+static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error *err) {
+    struct gpu_program_params p = step_params(t);
+    return gpu_program_measure(t->e->dev, t->tape.g, &p, use, err);
+}
+
+/* Bytes on the device beside the tape: weights that stay, banks of the adapter. */
+static int64_t resident_bytes(const struct trainer *t) {
+    const struct train_plan *p = &t->plan;
+    return p->unet_bytes + (t->params.train_text_encoder ? p->text_bytes : 0) + p->adapter_bytes + p->gradient_bytes + p->moment_bytes;
+}
+
+static int64_t set_bytes(const struct tensor_set *s) {
+    int64_t n = 0;
+    for (int i = 0; i < s->n_chunks; i++) n += s->chunk_texels[i] * (int64_t)tensor_texel_bytes(s->dtype);
+    return n;
+}
+
+static void plan_weights(struct trainer *t) {
+    struct train_plan *p = &t->plan;
+    p->unet_bytes = set_bytes(t->e->model->unet_params->set);
+    p->vae_bytes = set_bytes(t->e->model->vae_params->set);
+    p->text_bytes = set_bytes(t->e->model->text_params->set);
+    p->gradient_bytes = p->adapter_bytes * (t->params.accumulate > 1 ? 2 : 1);
+    p->moment_bytes = 2 * p->adapter_bytes;
+    p->device_bytes = gpu_device_memory_total(t->e->dev);
+}
+
+/* Recompute is chosen when the plain tape does not fit: it costs about a third more time. */
+bool train_tapes_build(struct trainer *t, struct error *err) {
+    plan_weights(t);
+    struct gpu_memory_use use;
+    bool remat = t->params.remat == TRAIN_REMAT_ON;
+    if (!build_step(t, remat, err) || !measure(t, &use, err)) return false;
+    int64_t left = t->plan.device_bytes - resident_bytes(t);
+    if (!remat && t->params.remat == TRAIN_REMAT_AUTO && use.activations + use.io + use.prepared > left * 9 / 10) {
+        remat = true;
+        if (!build_step(t, true, err) || !measure(t, &use, err)) return false;
+    }
+    struct train_plan *p = &t->plan;
+    p->remat = remat;
+    p->activation_bytes = use.activations, p->io_bytes = use.io, p->prepared_bytes = use.prepared;
+    p->peak_bytes = resident_bytes(t) + use.activations + use.io + use.prepared;
+    if (p->peak_bytes > p->device_bytes)
+        return error_set(err, "Training needs %.0f MiB on %s, which has %.0f MiB: lower --batch or --resolution%s.",
+                         (double)p->peak_bytes / 1048576, gpu_device_name(t->e->dev), (double)p->device_bytes / 1048576,
+                         remat ? "" : ", or set --checkpointing on");
+    return build_optimiser(t, err);
+}
+
+bool train_tapes_open(struct trainer *t, struct error *err) {
+    struct engine *e = t->e;
+    struct tensor_set *set = t->adapter->stack->set;
+    if (!engine_load(e, ENGINE_UNET, err) || (t->params.train_text_encoder && !engine_load(e, ENGINE_TEXT, err))) return false;
+    if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
+    if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
+    if (!(t->moment1 = gpu_set_create(e->dev, set, SET_MOMENT1, err))) return false;
+    if (!(t->moment2 = gpu_set_create(e->dev, set, SET_MOMENT2, err))) return false;
+    struct gpu_binding b[8];
+    struct gpu_program_params p = step_params(t);
+    p.bindings = b, p.n_bindings = bindings(t, b);
+    if (!(t->tape.prog = gpu_program_create(e->dev, t->tape.g, &p, err))) return false;
+    struct gpu_program_params op = engine_program_params(e, "The optimiser", NULL);
+    op.bindings = b, op.n_bindings = p.n_bindings;
+    if (!(t->optimiser.prog = gpu_program_create(e->dev, t->optimiser.g, &op, err))) return false;
+    if (t->optimiser.sum_g && !(t->optimiser.sum_prog = gpu_program_create(e->dev, t->optimiser.sum_g, &op, err))) return false;
+    struct arena *a = arena_create(NULL);
+    float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
+    float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);
+    for (int i = 0; i < t->params.batch; i++) strength[i] = 1;
+    lora_stack_fill_strengths(t->adapter->stack, t->params.batch, strength, columns);
+    gpu_program_write(t->tape.prog, t->tape.strength, columns);
+    arena_destroy(&a);
+    return true;
+}

@@ -1,0 +1,133 @@
+/* Setting a run up, and its loop. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/os.h"
+#include "train/trainer_priv.h"
+
+struct train_params train_params_default(void) {
+    return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .lr = 1e-3f, .weight_decay = 1e-2f,
+                                 .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .max_grad_norm = 1, .warmup = 0,
+                                 .schedule = TRAIN_COSINE, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
+                                 .snr_gamma = 5, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
+}
+
+bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err) {
+    static const char *const names[] = {"constant", "cosine", "linear"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(text, names[i])) {
+            *out = (enum train_schedule)i;
+            return true;
+        }
+    return error_set(err, "There is no learning-rate schedule \"%s\"; known are constant, cosine and linear.", text);
+}
+
+float train_schedule_factor(enum train_schedule s, int k, int warmup, int total) {
+    if (k < warmup) return (float)k / (float)warmup;
+    double q = total > warmup ? (double)(k - warmup) / (double)(total - warmup) : 0;
+    if (s == TRAIN_CONSTANT) return 1;
+    if (s == TRAIN_LINEAR) return (float)fmax(0, 1 - q);
+    return (float)fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * q)));
+}
+
+static bool check_params(const struct train_params *p, struct error *err) {
+    if (p->steps < 1 || p->batch < 1 || p->batch > 64 || p->accumulate < 1 || p->rank < 1 || p->rank > 1024)
+        return error_set(err, "Training needs at least one step, a batch of 1 to 64 and a rank of 1 to 1024.");
+    if (!(p->lr >= 0) || p->warmup < 0) return error_set(err, "The learning rate and the warm-up must not be negative.");
+    if (p->sample_every && !p->n_sample_prompts)
+        return error_set(err, "--sample-every needs at least one --sample-prompt.");
+    return true;
+}
+
+static bool choose_size(struct trainer *t, struct error *err) {
+    const struct model *m = t->e->model;
+    int f = vae_config_factor(&m->vae);
+    int size = t->params.resolution ? t->params.resolution : (m->unet.sample_w ? m->unet.sample_w * f : 512);
+    if (size % f || size < f) return error_set(err, "--resolution %d is not a multiple of %d, which this model's VAE needs.", size, f);
+    t->plan.resolution = size;
+    t->lw = t->lh = size / f;
+    t->channels = m->vae.latent_channels;
+    t->tokens = (int)tokenizer_window(m->tokenizer);
+    t->width = m->text.width;
+    return true;
+}
+
+static bool scan(struct trainer *t, struct error *err) {
+    struct dataset_params dp = {t->params.data, t->params.caption};
+    if (!dataset_scan(t->arena, &dp, &t->data, err) || !dataset_probe(&t->data, err)) return false;
+    t->plan.n_pictures = t->data.n;
+    t->plan.n_per_epoch = t->data.n_per_epoch;
+    memcpy(t->plan.n_from, t->data.n_from, sizeof t->plan.n_from);
+    return true;
+}
+
+static void allocate(struct trainer *t) {
+    size_t b = (size_t)t->params.batch, n = b * (size_t)(t->lw * t->lh * t->channels);
+    size_t text = t->params.train_text_encoder ? (size_t)t->tokens : (size_t)t->tokens * (size_t)t->width;
+    t->batch_x = arena_alloc_n(t->arena, n, sizeof(float));
+    t->batch_target = arena_alloc_n(t->arena, n, sizeof(float));
+    t->noise = arena_alloc_n(t->arena, n, sizeof(float));
+    t->latent = arena_alloc_n(t->arena, n, sizeof(float));
+    t->batch_context = arena_alloc_n(t->arena, b * text, sizeof(float));
+    t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
+    t->batch_seed = arena_alloc_n(t->arena, b, sizeof(float));
+}
+
+static bool open_log(struct trainer *t, struct error *err) {
+    if (!t->params.log) return true;
+    if (t->params.resume && !jsonl_cut_after(t->params.log, "step", t->step, err)) return false;
+    t->log = jsonl_open(t->params.log, !t->params.resume, err);
+    return t->log != NULL;
+}
+
+struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err) {
+    struct arena *a = arena_create(e->arena);
+    struct trainer *t = arena_alloc(a, sizeof *t);
+    t->arena = a, t->e = e, t->params = *p;
+    if (!t->params.alpha) t->params.alpha = (float)t->params.rank;
+    rng_seed(&t->rng, p->seed);
+    if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
+    if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
+    if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
+    if (plan_only) return t;
+    allocate(t);
+    if (p->data) {
+        train_epoch_shuffle(t);
+        if (!train_cache_build(t, err)) goto fail;
+    }
+    if (!train_tapes_open(t, err)) goto fail;
+    if (p->resume && !train_state_load(t, err)) goto fail;
+    if (!open_log(t, err)) goto fail;
+    return t;
+fail:
+    trainer_destroy(&t);
+    return NULL;
+}
+
+void trainer_destroy(struct trainer **p) {
+    struct trainer *t = *p;
+    if (!t) return;
+    *p = NULL;
+    generator_destroy(&t->samples);
+    gpu_program_destroy(&t->tape.prog);
+    gpu_program_destroy(&t->optimiser.prog);
+    gpu_program_destroy(&t->optimiser.sum_prog);
+    gpu_set_destroy(&t->grad);
+    gpu_set_destroy(&t->grad_sum);
+    gpu_set_destroy(&t->moment1);
+    gpu_set_destroy(&t->moment2);
+    adapter_close(&t->adapter);
+    schedule_destroy(&t->schedule);
+    jsonl_close(&t->log);
+    struct arena *a = t->arena;
+    arena_destroy(&a);
+}
+
+struct train_plan trainer_plan(const struct trainer *t) { return t->plan; }
+struct adapter *trainer_adapter(struct trainer *t) { return t->adapter; }
+struct gpu_set *trainer_gradients(struct trainer *t) { return t->grad; }
+struct gpu_program *trainer_program(struct trainer *t) { return t->tape.prog; }

@@ -1,0 +1,88 @@
+#pragma once
+/* Trains a LoRA on a folder of pictures, DreamBooth-style: noised latents, the UNet's prediction, mean squared
+ * error, AdamW on the adapter alone. Resumable bit for bit. One thread. Paper: Hu et al. 2021 (LoRA), Ruiz et
+ * al. 2022 (DreamBooth); peer: kohya's train_network. */
+#include "diffusion/target.h"
+#include "engine/adapter.h"
+#include "lora/select.h"
+#include "train/dataset.h"
+
+enum train_schedule { TRAIN_CONSTANT, TRAIN_COSINE, TRAIN_LINEAR };
+enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
+
+struct train_params {
+    const char *data, *out; /* folder, LoRA file */
+    const char *caption;    /* for pictures without one; NULL: they are an error */
+    int steps, rank, batch, accumulate, resolution; /* resolution 0: the model's own */
+    float alpha;            /* 0: rank */
+    float lr, text_lr;      /* text_lr 0: lr (one rate for the whole adapter in this version) */
+    float weight_decay, beta1, beta2, eps, max_grad_norm;
+    int warmup;
+    enum train_schedule schedule;
+    enum lora_selection targets;
+    bool train_text_encoder;
+    enum target_weighting weighting;
+    float snr_gamma;
+    enum train_remat remat;
+    uint64_t seed;
+    const char *const *sample_prompts;
+    int n_sample_prompts, sample_every, sample_steps;
+    float sample_cfg;
+    int save_every;
+    bool resume;
+    int stop_after; /* steps to do in this run; 0: all. The state is kept for --resume */
+    const char *log; /* JSONL; NULL: none */
+    bool half;       /* write the file in f16 */
+};
+/* The defaults of the recipe; callers change what the user set. */
+struct train_params train_params_default(void);
+bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err);
+/* Factor on the learning rate at step k (from 0): formats of diffusers' get_scheduler. */
+float train_schedule_factor(enum train_schedule s, int k, int warmup, int total);
+
+/* What a run will do and take, before it does it. */
+struct train_plan {
+    size_t n_pictures, n_per_epoch;
+    size_t n_from[DATASET_CAPTION_KINDS];
+    int n_layers;
+    int64_t n_params;
+    int64_t unet_bytes, vae_bytes, text_bytes;          /* weights */
+    int64_t adapter_bytes, gradient_bytes, moment_bytes; /* banks */
+    int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
+    int64_t peak_bytes, device_bytes; /* most at once; what the device has */
+    bool remat;
+    double flops_per_step;
+    int resolution;
+};
+struct trainer;
+/* Reads the folder, caches latents and texts, builds the programs. With plan_only stops after planning. */
+struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err);
+void trainer_destroy(struct trainer **t);
+struct train_plan trainer_plan(const struct trainer *t);
+
+struct train_report {
+    int step, steps;
+    float loss, loss_mean; /* this step; moving mean */
+    float grad_norm, lr;
+    double steps_per_second, eta_seconds;
+    int64_t device_bytes;
+};
+struct train_callbacks {
+    void (*report)(void *ctx, const struct train_report *r);
+    void *ctx;
+};
+/* Runs to the end, to stop_after, or to an interrupt (then the state is saved and *finished is false). */
+bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *finished, struct error *err);
+/* "<out>.state.safetensors": what --resume needs. Memory from a. */
+char *trainer_state_path(struct arena *a, const char *out);
+
+/* For comparisons with other trainers: one step's loss and gradients from given latents, noise and times.
+ * latents (scaled), noise: [batch][h][w][c]; t [batch]; context [batch][tokens][width]. */
+struct train_given {
+    const float *latents, *noise, *context;
+    const int *t;
+};
+bool trainer_step_given(struct trainer *t, const struct train_given *given, bool update, float *losses, struct error *err);
+struct adapter *trainer_adapter(struct trainer *t);
+struct gpu_set *trainer_gradients(struct trainer *t);
+struct gpu_program *trainer_program(struct trainer *t);
