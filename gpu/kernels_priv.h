@@ -10,12 +10,8 @@ EMIT(kern_row_sum) EMIT(kern_group_norm) EMIT(kern_group_norm_dx) EMIT(kern_grou
 EMIT(kern_layer_norm) EMIT(kern_layer_norm_dx) EMIT(kern_layer_norm_dp) EMIT(kern_embed) EMIT(kern_embed_dw)
 EMIT(kern_timestep) EMIT(kern_mse) EMIT(kern_mse_dx) EMIT(kern_sum_squares) BYTES(kern_sum_squares_scratch)
 EMIT(kern_accumulate) EMIT(kern_adamw)
-#if __has_include("gpu/kernels_cpu_heavy.h")
 #include "gpu/kernels_cpu_heavy.h"
-#endif
-#if __has_include("gpu/kernels_gpu_heavy.h")
 #include "gpu/kernels_gpu_heavy.h"
-#endif
 #undef EMIT
 #undef BYTES
 #undef FITS
