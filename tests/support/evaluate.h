@@ -14,8 +14,12 @@ struct eval_set {
 };
 struct eval_set eval_params(const struct nn_params *p);
 
-/* Value arrays for graph_eval_ref with every slot filled. */
-double **eval_begin(const struct graph *g, struct arena *a, const struct eval_set *sets, int n_sets);
+/* Runs the tape on the device, or by the double references where dev is NULL. data (one pointer per value)
+ * holds the inputs; afterwards also the outputs (IO) and parameter gradients (SET_GRAD). Fails the test on
+ * any error. */
+struct gpu_device;
+void eval_run(struct gpu_device *dev, struct graph *g, double **data, const struct eval_set *sets, int n_sets,
+              struct arena *a);
 
 /* A golden tensor as canonical rows: [n,c,h,w] -> rows (n,h,w), [n,t,c] -> rows (n,t), [n] -> rows (n) of 1.
  * Fails the test if it is missing. */

@@ -1,0 +1,25 @@
+/* A miniature UNet from tests/data, declared and bound, and LoRA stacks on it. */
+#ifndef ATELIER_TESTS_MINI_UNET_H
+#define ATELIER_TESTS_MINI_UNET_H
+
+#include "io/safetensors.h"
+#include "lora/stack.h"
+#include "unet/build.h"
+
+struct mini_unet {
+    struct arena *arena;
+    struct unet_config cfg;
+    struct nn_params *params;
+    struct nn_target_list targets;
+    struct st_file *weights;
+};
+
+/* Fail the test when something is missing. */
+void mini_unet_open(struct mini_unet *m, const char *name);
+void mini_unet_close(struct mini_unet *m);
+
+/* Two sealed LoRAs of ranks 3 and 5 on every third and every second layer: all mixtures occur. */
+struct lora_stack *mini_unet_random_stack(struct mini_unet *m, bool trainable);
+/* For struct eval_set: ctx is the stack. */
+void mini_stack_read(const void *ctx, int slot, float *dst);
+#endif
