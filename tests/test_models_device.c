@@ -7,22 +7,29 @@
 #include "base/os.h"
 #include "gpu/device.h"
 
-static struct gpu_device *open_device(enum kernel_class class, bool f32) {
+static struct gpu_device *open_device(enum kernel_class class) {
     struct error e = {0};
     struct gpu_params p = {
-        .device = "cpu", .force_class = class, .f32 = f32, .cache_dir = ATELIER_BINARY_DIR "/test-cache"};
+        .device = "cpu", .force_class = class, .f32 = true, .cache_dir = ATELIER_BINARY_DIR "/test-cache"};
     struct gpu_device *dev = gpu_device_create(&p, &e);
     if (!dev) fail_msg("%s", e.text);
     return dev;
 }
 
 static void run_models(enum kernel_class class) {
-    struct gpu_device *dev = open_device(class, true);
+    struct gpu_device *dev = open_device(class);
     for (int i = 0; i < n_model_checks; i++) {
         double start = os_now_seconds();
         model_check_run(&model_checks[i], dev);
         print_message("%s: %.1f s\n", model_checks[i].name, os_now_seconds() - start);
     }
+    gpu_device_destroy(&dev);
+}
+
+static void run_lora(enum kernel_class class) {
+    struct gpu_device *dev = open_device(class);
+    lora_check_mixtures(dev);
+    lora_check_gradients(dev);
     gpu_device_destroy(&dev);
 }
 
@@ -32,25 +39,19 @@ static void test_models_cpu_class(void **state) {
 static void test_models_gpu_class(void **state) {
     run_models(KERNEL_GPU);
 }
-
-static void test_mixtures(void **state) {
-    struct gpu_device *dev = open_device(KERNEL_CPU, true);
-    lora_check_mixtures(dev);
-    gpu_device_destroy(&dev);
+static void test_lora_cpu_class(void **state) {
+    run_lora(KERNEL_CPU);
 }
-
-static void test_gradients(void **state) {
-    struct gpu_device *dev = open_device(KERNEL_CPU, true);
-    lora_check_gradients(dev);
-    gpu_device_destroy(&dev);
+static void test_lora_gpu_class(void **state) {
+    run_lora(KERNEL_GPU);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_models_cpu_class),
-        cmocka_unit_test(test_mixtures),
-        cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_lora_cpu_class),
         cmocka_unit_test(test_models_gpu_class),
+        cmocka_unit_test(test_lora_gpu_class),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
