@@ -7,7 +7,8 @@
 enum { SCORE_TEXELS = 1 << 21 }; /* of one block: 32 MiB */
 
 struct plan {
-    int n, heads, head_c, head_planes, rows, keys, key_planes;
+    int n, heads, head_c, head_planes, /* channels and planes of a head */
+        rows, keys, key_planes;
     float scale;
     bool causal;
     int inner, outer, block_rows; /* problems (heads, images) and rows per block */
@@ -19,7 +20,7 @@ static struct plan make_plan(const struct kernel_query *q) {
     struct plan p = {.n = qs.n, .heads = q->node->attr.attn.heads, .rows = qs.h * qs.w, .keys = ks.h * ks.w,
                      .scale = q->node->attr.attn.scale, .causal = q->node->attr.attn.causal};
     p.head_c = qs.c / p.heads;
-    p.head_planes = p.head_c / 4;
+    p.head_planes = (p.head_c + 3) / 4;
     p.key_planes = (p.keys + 3) / 4;
     int64_t whole = shape_plane((struct shape){1, 1, p.rows, p.keys}) * p.key_planes;
     p.block_rows = p.rows;
@@ -73,7 +74,7 @@ static void emit_scores(struct emit *e, const struct plan *p, const struct block
                         const struct operand *k, const struct operand *scores) {
     struct operand xb = rows_of(p, b, x), kb = keys_of(p, b, k);
     cpu_gemm_emit(e, &(struct cpu_gemm){
-        .x = &xb, .w = &kb, .y = scores, .rows = b->rows, .c_in = p->head_c, .c_out = p->keys,
+        .x = &xb, .w = &kb, .y = scores, .rows = b->rows, .c_in = p->head_planes * 4, .c_out = p->keys,
         .inner = p->inner, .outer = p->outer, .x_step = (int64_t)p->head_planes * x->stride, .x_outer = p->rows,
         .w_step = (int64_t)p->head_planes * k->stride, .w_outer = p->keys,
         .y_step = p->score_step, .y_outer = p->score_step * p->inner,
@@ -84,7 +85,7 @@ static void emit_mix(struct emit *e, const struct plan *p, const struct block *b
                      const struct operand *k, const struct operand *y) {
     struct operand kb = keys_of(p, b, k), yb = rows_of(p, b, y);
     cpu_gemm_emit(e, &(struct cpu_gemm){
-        .x = scores, .w = &kb, .y = &yb, .rows = b->rows, .c_in = p->keys, .c_out = p->head_c, .trans = 1,
+        .x = scores, .w = &kb, .y = &yb, .rows = b->rows, .c_in = p->keys, .c_out = p->head_planes * 4, .trans = 1,
         .inner = p->inner, .outer = p->outer, .x_step = p->score_step, .x_outer = p->score_step * p->inner,
         .w_step = (int64_t)p->head_planes * k->stride, .w_outer = p->keys,
         .y_step = (int64_t)p->head_planes * y->stride, .y_outer = p->rows,
@@ -94,7 +95,7 @@ static void emit_mix(struct emit *e, const struct plan *p, const struct block *b
 /* y = scores'*x, summed over the row blocks of a problem. Operands NULL where only sizes count. */
 static struct cpu_tn gather(const struct plan *p, int rows) {
     return (struct cpu_tn){
-        .a_shape = {1, 1, rows, p->keys}, .b_shape = {1, 1, rows, p->head_c}, .inner = p->inner, .outer = p->outer,
+        .a_shape = {1, 1, rows, p->keys}, .b_shape = {1, 1, rows, p->head_planes * 4}, .inner = p->inner, .outer = p->outer,
         .a_step = p->score_step, .a_outer = p->score_step * p->inner, .b_outer = p->rows, .y_outer = p->keys,
     };
 }
@@ -150,6 +151,9 @@ static void each_block(struct emit *e, const struct plan *p, void *ctx,
 }
 
 /* --- forward --------------------------------------------------------------------------------------- */
+bool cpu_attention_fits(const struct kernel_query *q) {
+    return graph_shape(q->g, q->node->in[0]).c / q->node->attr.attn.heads % 4 == 0;
+}
 int64_t cpu_attention_scratch(const struct kernel_query *q) {
     struct plan p = make_plan(q);
     return stats_bytes(&p) + scores_bytes(&p);
@@ -237,4 +241,61 @@ void cpu_attention_dx_emit(struct emit *e) {
     emit_delta(e, &p, &w.stats);
     emit_barrier(e);
     each_block(e, &p, &w, backward_block);
+}
+
+/* --- heads that are no whole number of planes wide: the same on spread copies ------------------------ */
+static struct shape spread_shape(const struct kernel_query *q, int value) {
+    struct shape s = graph_shape(q->g, value);
+    int heads = q->node->attr.attn.heads;
+    s.c = (s.c / heads + 3) / 4 * 4 * heads;
+    return s;
+}
+static bool has_heads(const struct kernel_query *q, int in) { return q->node->op == OP_ATTENTION || in != 4; }
+
+static int64_t spread_bytes(const struct kernel_query *q) {
+    int64_t texels = 0;
+    for (int i = 0; i < q->node->n_in; i++)
+        if (has_heads(q, i)) texels += (shape_texels(spread_shape(q, q->node->in[i])) + 3) / 4 * 4;
+    int n_out = q->node->op == OP_ATTENTION ? 1 : 3;
+    for (int i = 0; i < n_out; i++)
+        if (q->node->out[i] >= 0) texels += (shape_texels(spread_shape(q, q->node->out[i])) + 3) / 4 * 4;
+    return texels * 16;
+}
+int64_t cpu_attention_spread_scratch(const struct kernel_query *q) {
+    return spread_bytes(q) + (q->node->op == OP_ATTENTION ? cpu_attention_scratch(q) : cpu_attention_dx_scratch(q));
+}
+
+static void emit_repack(struct emit *e, const struct operand *from, const struct operand *to) {
+    int heads = e->q.node->attr.attn.heads;
+    struct push_repack push = {
+        .from = ref_read(e, from), .to = ref_write(to), .from_stride = from->stride, .to_stride = to->stride,
+        .rows = (int32_t)shape_rows(to->shape), .from_width = from->shape.c / heads, .to_width = to->shape.c / heads,
+        .channels = to->shape.c,
+    };
+    struct dispatch d = {.shader = "attention_repack", .push = &push, .push_bytes = sizeof push, .reads = {from}, .n_reads = 1,
+                         .groups = {ceil_div(push.rows, e->q.caps->subgroup), (uint32_t)shape_planes(to->shape), 1}};
+    emit_dispatch(e, &d);
+}
+
+void cpu_attention_spread_emit(struct emit *e) {
+    struct emit inner = *e;
+    int64_t offset = 0;
+    for (int i = 0; i < e->q.node->n_in + 3; i++) {
+        bool input = i < e->q.node->n_in;
+        int out = i - e->q.node->n_in, value = input ? e->q.node->in[i] : out < e->q.node->n_out ? e->q.node->out[out] : -1;
+        if (value < 0 || (input ? !has_heads(&e->q, i) : e->q.node->op == OP_ATTENTION && out)) continue;
+        struct operand *o = input ? &inner.in[i] : &inner.out[out];
+        *o = operand_part(&e->scratch, offset, 0);
+        o->shape = spread_shape(&e->q, value);
+        o->stride = (int32_t)shape_stride(o->shape);
+        offset += (shape_texels(o->shape) + 3) / 4 * 64;
+        if (input) emit_repack(e, &e->in[i], o);
+    }
+    inner.scratch = operand_part(&e->scratch, offset, 1);
+    emit_barrier(e);
+    if (e->q.node->op == OP_ATTENTION) cpu_attention_emit(&inner);
+    else cpu_attention_dx_emit(&inner);
+    emit_barrier(e);
+    for (int i = 0; i < 3; i++)
+        if (inner.out[i].address && inner.out[i].address != e->out[i].address) emit_repack(e, &inner.out[i], &e->out[i]);
 }

@@ -10,3 +10,9 @@ struct push_attention {
     int o_stride, g_stride, lse_stride, head_planes;
     float scale;       /* of the scores */
 };
+/* Moves channels between heads of from_width and heads of to_width channels, the rest zero. */
+struct push_repack {
+    REF from, to;
+    int from_stride, to_stride, rows;
+    int from_width, to_width, channels; /* channels of `to` in all */
+};
