@@ -29,6 +29,9 @@ struct gpu_program *engine_program(struct engine *e, struct graph *g, const char
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err);
 struct gpu_program_params engine_program_params(const struct engine *e, const char *name, const char *hint);
 
+/* Seconds that `flops` of products and convolutions take about here, from one timed product. 0 on error. */
+double engine_estimate_seconds(struct engine *e, double flops);
+
 /* --- text ------------------------------------------------------------------------------------------ */
 struct lora_stack;
 struct adapter; /* engine/adapter.h */

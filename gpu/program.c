@@ -232,3 +232,9 @@ int gpu_program_timings(const struct gpu_program *prog, struct gpu_timing *out, 
                                      prog->seconds[i], node_flops(prog->g, &prog->g->nodes[i])};
     return n;
 }
+
+double gpu_graph_flops(const struct graph *g) {
+    double sum = 0;
+    for (int n = 0; n < g->n_nodes; n++) sum += node_flops(g, &g->nodes[n]);
+    return sum;
+}

@@ -54,4 +54,6 @@ struct gpu_timing {
     double flops; /* multiply-adds counted twice; 0 where it is not arithmetic that counts */
 };
 int gpu_program_timings(const struct gpu_program *prog, struct gpu_timing *out, int max);
+/* Multiply-adds of a whole tape, counted twice. */
+double gpu_graph_flops(const struct graph *g);
 const struct graph *gpu_program_graph(const struct gpu_program *prog);

@@ -93,7 +93,11 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
     if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
-    if (plan_only) return t;
+    t->plan.flops_per_step = gpu_graph_flops(t->tape.g) * t->params.accumulate;
+    if (plan_only) {
+        t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
+        return t;
+    }
     allocate(t);
     if (p->data) {
         train_epoch_shuffle(t);

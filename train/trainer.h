@@ -51,7 +51,8 @@ struct train_plan {
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
     bool remat;
-    double flops_per_step;
+    double flops_per_step; /* of one optimiser step */
+    double step_seconds;   /* estimate from a timed product; 0: unknown. Only when planning */
     int resolution;
 };
 struct trainer;
