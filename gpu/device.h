@@ -30,6 +30,15 @@ int64_t gpu_device_memory_peak(const struct gpu_device *dev);
 /* Validation messages seen so far (0 without validation). */
 int gpu_device_messages(const struct gpu_device *dev);
 
+/* The pipelines made so far: shader blob and all spec constants from id 0. For tests; valid until the device
+ * makes another. Returns how many there are. */
+struct gpu_pipeline_use {
+    const char *shader; /* without "_gpu" */
+    const uint32_t *spec;
+    int n_spec;
+};
+int gpu_device_pipelines(const struct gpu_device *dev, struct gpu_pipeline_use *out, int max);
+
 /* A line per device for `atelier devices`. */
 struct gpu_listing {
     char name[256], driver[256], kind[32];

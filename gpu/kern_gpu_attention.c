@@ -70,7 +70,8 @@ struct dkv_cut {
 };
 static struct dkv_cut dkv_cut(const struct kernel_query *q) {
     struct heads h = heads_of(q);
-    struct dkv_cut c = {.rq = 2, .planes = plane_cut(&h, 5)};
+    /* At most four planes: RADV keeps two accumulators of five in memory instead of registers. */
+    struct dkv_cut c = {.rq = 2, .planes = plane_cut(&h, 4)};
     int tiles = (int)ceil_div(h.k_rows, 16 * c.rq) * c.planes.parts * h.heads * h.n, want = (int)ceil_div(GPU_ENOUGH_GROUPS, tiles);
     int most = (int)ceil_div(h.q_rows, 128);
     c.slices = want < most ? want : most;

@@ -82,6 +82,17 @@ VkPipeline gpu_pipeline_get(struct gpu_device *dev, const char *shader, const ui
     return handle;
 }
 
+int gpu_device_pipelines(const struct gpu_device *dev, struct gpu_pipeline_use *out, int max) {
+    int n = 0;
+    for (int i = 0; i < dev->cap_pipelines; i++) {
+        const struct gpu_pipeline *p = &dev->pipelines[i];
+        if (!p->shader) continue;
+        if (n < max) out[n] = (struct gpu_pipeline_use){p->shader, p->spec, p->n_spec};
+        n++;
+    }
+    return n;
+}
+
 void gpu_pipelines_destroy(struct gpu_device *dev) {
     for (int i = 0; i < dev->cap_pipelines; i++)
         if (dev->pipelines[i].shader) vkDestroyPipeline(dev->handle, dev->pipelines[i].handle, NULL);
