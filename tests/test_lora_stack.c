@@ -17,7 +17,7 @@ static void test_mixtures(void **state) {
 
 static void test_round_trip(void **state) {
     struct mini_unet m;
-    mini_unet_open(&m, "mini-odd");
+    mini_unet_open(&m, "mini-odd", TENSOR_F32);
     struct lora_stack *stack = mini_unet_random_stack(&m, true);
     for (int l = 0; l < stack->n_layers; l++) {
         const struct lora_stack_layer *layer = &stack->layers[l];
@@ -45,7 +45,7 @@ static void test_round_trip(void **state) {
 static void test_refusals(void **state) {
     struct error e = {0};
     struct mini_unet m;
-    mini_unet_open(&m, "mini-sd1");
+    mini_unet_open(&m, "mini-sd1", TENSOR_F32);
     struct lora_stack *s = lora_stack_create(m.arena, "lora", TENSOR_F32, false, 0);
     lora_stack_model(s, "unet", &m.targets), lora_stack_adapter(s);
     float numbers[16 * 32] = {0};

@@ -9,10 +9,12 @@
 #include <string.h>
 
 #include "diffusion/target.h"
+#include "gpu/device.h"
 #include "io/json.h"
 #include "lora/select.h"
 
 static struct gpu_device *device;
+static enum tensor_dtype storage;
 
 static float *read_f32(struct arena *a, const struct st_file *f, const char *name) {
     const struct st_tensor *t = st_find(f, name);
@@ -77,7 +79,7 @@ static struct schedule *load_schedule(struct arena *a, const char *name) {
 static void step_open(struct step *t, const char *model, const char *choice) {
     struct error e = {0};
     *t = (struct step){0};
-    mini_unet_open(&t->m, model);
+    mini_unet_open(&t->m, model, storage);
     struct arena *a = t->m.arena;
     t->file = st_open(eval_data_path(a, arena_printf(a, "%s.train-%s.safetensors", model, choice)), &e);
     if (!t->file) fail_msg("%s", e.text);
@@ -109,7 +111,7 @@ static void step_open(struct step *t, const char *model, const char *choice) {
 
 static void step_build(struct step *t, int n, struct shape latent, struct shape context, bool remat) {
     struct error e = {0};
-    struct graph *g = t->g = graph_create(t->m.arena, TENSOR_F32);
+    struct graph *g = t->g = graph_create(t->m.arena, storage);
     t->sample = graph_io(g, "sample", latent);
     t->target = graph_io(g, "target", latent);
     t->timestep = graph_io(g, "timestep", (struct shape){n, 1, 1, 1});
@@ -140,6 +142,11 @@ static float *first_step(struct arena *a, const struct st_file *f, const char *n
     return out;
 }
 
+/* Gradients of a mean over many pixels are too small for f16: they travel scaled. */
+static double seed_scale(void) {
+    return storage == TENSOR_F16 ? 1024 : 1;
+}
+
 static void step_run(struct step *t, const char *model, bool remat) {
     struct arena *a = t->m.arena;
     struct shape s, cs;
@@ -160,7 +167,7 @@ static void step_run(struct step *t, const char *model, bool remat) {
         to_double(data[t->sample] + i * each, x, each);
         target_make(schedule, (int)times[i], x, latents + i * each, noise + i * each, (size_t)each);
         to_double(data[t->target] + i * each, x, each);
-        data[t->timestep][i] = times[i], data[t->seed][i] = 1.0 / s.n;
+        data[t->timestep][i] = times[i], data[t->seed][i] = seed_scale() / s.n;
     }
     float *strength = arena_alloc_n(a, (size_t)(s.n * columns), sizeof *strength), ones[] = {1, 1, 1, 1};
     lora_stack_fill_strengths(t->stack, s.n, ones, strength);
@@ -177,7 +184,7 @@ static float *gradient_rows(struct step *t, int slot) {
             continue;
         int64_t n = shape_elems(value->shape);
         float *out = arena_alloc_n(t->m.arena, (size_t)n, sizeof *out);
-        for (int64_t i = 0; i < n; i++) out[i] = (float)t->data[v][i];
+        for (int64_t i = 0; i < n; i++) out[i] = (float)(t->data[v][i] / seed_scale());
         return out;
     }
     fail_msg("no gradient for %s", t->stack->set->slots[slot].name);
@@ -210,32 +217,26 @@ static void step_compare(struct step *t, const char *label) {
             read_f32(a, t->file, kohya_key(a, "gradient", layer->target->path, "lora_up.weight"));
         worst = fmax(worst, worst_relative(down, want_down, n_down));
         worst = fmax(worst, worst_relative(up, want_up, n_up));
-        if (!(worst < 1e-3)) fail_msg("%s: gradient of %s differs by %g", label, layer->target->path, worst);
+        if (!(worst < (storage == TENSOR_F16 ? 0.1 : 1e-3)))
+            fail_msg("%s: gradient of %s differs by %g", label, layer->target->path, worst);
     }
     int n = graph_shape(t->g, t->loss).n;
     for (int i = 0; i < n; i++) loss += t->data[t->loss][i] / n;
     float want = read_f32(a, t->file, "losses")[0];
     print_message("%s: %d layers, gradients within %.2g, loss %.7f wanted %.7f\n", label, t->stack->n_layers,
                   worst, loss, want);
-    assert_true(fabs(loss - want) < 1e-5 * want);
+    assert_true(fabs(loss - want) < (storage == TENSOR_F16 ? 2e-3 : 1e-5) * want);
 }
 
-static void check_gradients(void) {
-    static const char *const cases[][2] = {{"mini-sd1", "attn"},     {"mini-sd1", "attn-mlp"},
-                                           {"mini-sd2", "attn-mlp"}, {"mini-xl", "attn"},
-                                           {"mini-xl", "all"},       {"mini-odd", "all"}};
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        for (int remat = 0; remat < 2; remat++) {
-            struct step t;
-            char label[64];
-            snprintf(label, sizeof label, "%s %s%s", cases[i][0], cases[i][1],
-                     remat ? " with recompute" : "");
-            step_open(&t, cases[i][0], cases[i][1]);
-            step_run(&t, cases[i][0], remat);
-            step_compare(&t, label);
-            st_close(&t.file);
-            mini_unet_close(&t.m);
-        }
+static void check_gradient(const char *model, const char *choice, bool remat) {
+    struct step t;
+    char label[64];
+    snprintf(label, sizeof label, "%s %s%s", model, choice, remat ? " with recompute" : "");
+    step_open(&t, model, choice);
+    step_run(&t, model, remat);
+    step_compare(&t, label);
+    st_close(&t.file);
+    mini_unet_close(&t.m);
 }
 
 /* --- stacks ------------------------------------------------------------------------------------------ */
@@ -276,7 +277,7 @@ static double *run_unet(struct mini_unet *m, struct st_file *golden, const struc
                         const float *strength, struct eval_set weights, struct shape *shape) {
     struct arena *a = m->arena;
     struct error e = {0};
-    struct graph *g = graph_create(a, TENSOR_F32);
+    struct graph *g = graph_create(a, storage);
     static const char *const names[] = {"unet.latents", "unet.timesteps", "unet.context"};
     double *values[3];
     int io[3];
@@ -313,7 +314,7 @@ static void check_mixtures(void) {
     struct error e = {0};
     for (int trainable = 0; trainable < 2; trainable++) {
         struct mini_unet m;
-        mini_unet_open(&m, "mini-xl");
+        mini_unet_open(&m, "mini-xl", storage);
         struct st_file *golden = st_open(eval_data_path(m.arena, "mini-xl.golden.safetensors"), &e);
         assert_non_null(golden);
         struct lora_stack *stack = mini_unet_random_stack(&m, trainable);
@@ -330,7 +331,7 @@ static void check_mixtures(void) {
             double worst = eval_worst(mixed + image * half, want + image * half, half);
             double other = eval_worst(mixed + !image * half, want + !image * half, half);
             print_message("image %d: %.2g of the range (the other image: %.2g)\n", image, worst, other);
-            assert_true(worst < 1e-4);
+            assert_true(worst < (storage == TENSOR_F16 ? 1e-2 : 1e-4));
             assert_true(other > 1e-3); /* the mixtures do differ */
         }
         st_close(&golden);
@@ -339,11 +340,19 @@ static void check_mixtures(void) {
 }
 
 void lora_check_gradients(struct gpu_device *dev) {
-    device = dev;
-    check_gradients();
+    static const char *const cases[][2] = {{"mini-xl", "all"},       {"mini-odd", "all"},
+                                           {"mini-sd1", "attn-mlp"}, {"mini-xl", "attn"},
+                                           {"mini-sd2", "attn-mlp"}, {"mini-sd1", "attn"}};
+    device = dev, storage = dev ? gpu_device_storage(dev) : TENSOR_F32;
+    /* A gpu's kernels are slow on the CPU: the first two cases use all of them. */
+    size_t n = dev && gpu_device_caps(dev)->cls == KERNEL_GPU ? 2 : sizeof cases / sizeof *cases;
+    for (size_t i = 0; i < n; i++) {
+        check_gradient(cases[i][0], cases[i][1], true);
+        if (!dev) check_gradient(cases[i][0], cases[i][1], false);
+    }
 }
 
 void lora_check_mixtures(struct gpu_device *dev) {
-    device = dev;
+    device = dev, storage = dev ? gpu_device_storage(dev) : TENSOR_F32;
     check_mixtures();
 }

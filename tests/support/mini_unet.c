@@ -2,11 +2,11 @@
 #include "tests/support/evaluate.h"
 #include "tests/support/mini_unet.h"
 
-void mini_unet_open(struct mini_unet *m, const char *name) {
+void mini_unet_open(struct mini_unet *m, const char *name, enum tensor_dtype storage) {
     struct error e = {0};
     struct arena *a = arena_create(NULL);
     *m = (struct mini_unet){
-        .arena = a, .targets = {.arena = a}, .params = nn_params_create(a, "unet", TENSOR_F32, false, 0)};
+        .arena = a, .targets = {.arena = a}, .params = nn_params_create(a, "unet", storage, false, 0)};
     const char *config = eval_data_path(a, arena_printf(a, "%s/unet/config.json", name));
     const char *file =
         eval_data_path(a, arena_printf(a, "%s/unet/diffusion_pytorch_model.safetensors", name));

@@ -14,8 +14,8 @@ struct mini_unet {
     struct st_file *weights;
 };
 
-/* Fail the test when something is missing. */
-void mini_unet_open(struct mini_unet *m, const char *name);
+/* Fails the test when something is missing. storage: what the weights are kept as on a device. */
+void mini_unet_open(struct mini_unet *m, const char *name, enum tensor_dtype storage);
 void mini_unet_close(struct mini_unet *m);
 
 /* Two sealed LoRAs of ranks 3 and 5 on every third and every second layer: all mixtures occur. */

@@ -5,12 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "gpu/device.h"
 #include "textenc/clip_build.h"
 #include "unet/build.h"
 #include "vae/build.h"
 
-static const double tolerance = 1e-4; /* of the output's range */
 static struct gpu_device *device;
+static enum tensor_dtype storage;
+static double tolerance; /* of the output's range */
 static const char *const minis[] = {"mini-sd1", "mini-sd2", "mini-xl", "mini-odd"};
 enum { N_MINIS = sizeof minis / sizeof *minis };
 
@@ -32,8 +34,8 @@ static struct part part_open(const char *model, const char *component, const cha
     if (!p.weights) fail_msg("%s", e.text);
     p.golden = st_open(eval_data_path(p.arena, arena_printf(p.arena, "%s.golden.safetensors", model)), &e);
     if (!p.golden) fail_msg("%s", e.text);
-    p.params = nn_params_create(p.arena, component, TENSOR_F32, false, 0);
-    p.g = graph_create(p.arena, TENSOR_F32);
+    p.params = nn_params_create(p.arena, component, storage, false, 0);
+    p.g = graph_create(p.arena, storage);
     return p;
 }
 
@@ -245,5 +247,7 @@ const int n_model_checks = sizeof model_checks / sizeof *model_checks;
 
 void model_check_run(const struct model_check *check, struct gpu_device *dev) {
     device = dev;
+    storage = dev ? gpu_device_storage(dev) : TENSOR_F32;
+    tolerance = storage == TENSOR_F16 ? 1e-2 : 1e-4;
     check->run();
 }
