@@ -1,0 +1,24 @@
+/* A miniature model on the device, as every test of the engine opens it. */
+#ifndef ATELIER_TESTS_SESSION_H
+#define ATELIER_TESTS_SESSION_H
+
+#include "engine/engine.h"
+
+enum { N_MINIS = 4 };
+extern const char *const session_minis[N_MINIS];
+
+/* A kernel class as it can be tested on the CPU device. */
+struct session_rig {
+    const char *name;
+    enum kernel_class cls;
+    bool f32;
+};
+enum { SESSION_CPU, SESSION_GPU_F32, SESSION_GPU_F16, SESSION_RIGS };
+extern const struct session_rig session_rigs[SESSION_RIGS];
+
+/* Fails the running test if it cannot be opened. ATELIER_VALIDATE=1 adds the validation layer. */
+struct engine *session_open(const char *mini, int rig);
+/* Fails the test if validation had anything to say. */
+void session_close(struct engine **e);
+
+#endif

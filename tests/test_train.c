@@ -1,0 +1,189 @@
+/* Training beside diffusers and peft: the gradients of a first step and the losses of ten, from the same weights,
+ * latents, noise, times and texts, on the device. */
+#include "tests/support/cm.h"
+#include "tests/support/golden.h"
+#include "tests/support/session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "lora/key.h"
+#include "train/trainer.h"
+
+struct run {
+    const char *model, *targets;
+};
+static const struct run runs[] = {{"mini-sd1", "attn"}, {"mini-sd1", "attn-mlp"}, {"mini-sd2", "attn-mlp"},
+                                  {"mini-xl", "attn"},  {"mini-xl", "all"},       {"mini-odd", "all"}};
+enum { N_RUNS = sizeof runs / sizeof *runs };
+
+struct bench {
+    struct arena *a;
+    struct st_file *golden;
+    struct engine *e;
+    struct trainer *t;
+    struct lora_keys *keys;
+    struct shape latent; /* of one step: n is the batch */
+    float *latents, *noise, *context;
+    int *times, steps;
+    size_t n_step; /* floats of latents per step */
+    float *losses;
+};
+
+static struct train_params params_of(const struct bench *b, const char *targets, int remat) {
+    struct error e = {{0}};
+    struct train_params p = train_params_default();
+    p.rank = (int)golden_number(b->golden, "rank"), p.alpha = (float)golden_number(b->golden, "alpha");
+    p.lr = (float)golden_number(b->golden, "lr"), p.weight_decay = (float)golden_number(b->golden, "weight_decay");
+    p.beta1 = (float)golden_number(b->golden, "beta1"), p.beta2 = (float)golden_number(b->golden, "beta2");
+    p.eps = (float)golden_number(b->golden, "eps"), p.max_grad_norm = (float)golden_number(b->golden, "clip");
+    p.batch = b->latent.n, p.steps = b->steps, p.schedule = TRAIN_CONSTANT;
+    p.resolution = b->latent.w * vae_config_factor(&b->e->model->vae);
+    p.remat = remat ? TRAIN_REMAT_ON : TRAIN_REMAT_OFF;
+    if (!lora_selection_parse(targets, &p.targets, &e)) fail_msg("%s", e.text);
+    return p;
+}
+
+static void read_inputs(struct bench *b) {
+    struct shape s;
+    b->steps = (int)golden_number(b->golden, "steps");
+    b->latents = golden_rows(b->golden, "latents", b->a, &s);
+    b->noise = golden_rows(b->golden, "noise", b->a, NULL);
+    b->latent = (struct shape){s.n / b->steps, s.h, s.w, s.c};
+    b->n_step = (size_t)shape_elems(b->latent);
+    b->context = golden_rows(b->golden, "context", b->a, NULL);
+    b->losses = golden_rows(b->golden, "losses", b->a, NULL);
+    float *t = golden_rows(b->golden, "timesteps", b->a, NULL);
+    b->times = arena_alloc_n(b->a, (size_t)s.n, sizeof *b->times);
+    for (int i = 0; i < s.n; i++) b->times[i] = (int)t[i];
+}
+
+static const char *tensor_name(struct bench *b, const char *prefix, const struct lora_stack_layer *l, const char *tail) {
+    return arena_printf(b->a, "%s.%s.%s.weight", prefix, lora_keys_kohya(b->keys, LORA_UNET, l->target->path, b->a), tail);
+}
+
+/* The golden's weights into the trainer's slots; as many as the file has. */
+static void set_start(struct bench *b) {
+    struct error e = {{0}};
+    struct adapter *ad = trainer_adapter(b->t);
+    struct lora_stack *s = ad->stack;
+    int given = 0;
+    for (size_t i = 0; i < st_count(b->golden); i++) given += !strncmp(st_at(b->golden, i)->name, "start.", 6);
+    assert_int_equal(given, 2 * s->n_layers);
+    for (int i = 0; i < s->n_layers; i++) {
+        struct lora_stack_layer *l = &s->layers[i];
+        l->parts[0].down = golden_weight(b->golden, tensor_name(b, "start", l, "lora_down"), b->a, NULL);
+        l->parts[0].up = golden_weight(b->golden, tensor_name(b, "start", l, "lora_up"), b->a, NULL);
+        const int slots[] = {l->down, l->up};
+        for (int k = 0; k < 2; k++) {
+            float *rows = arena_alloc_n(b->a, (size_t)shape_elems(s->set->slots[slots[k]].shape), sizeof *rows);
+            lora_stack_read_slot(s, slots[k], rows);
+            if (!gpu_set_write(ad->data, slots[k], rows, &e)) fail_msg("%s", e.text);
+        }
+    }
+}
+
+static struct bench bench_open(const struct run *r, int rig, bool remat) {
+    struct error e = {{0}};
+    struct bench b = {.a = arena_create(NULL)};
+    b.golden = golden_open(arena_printf(b.a, "%s.train-%s", r->model, r->targets));
+    read_inputs(&b);
+    b.e = session_open(r->model, rig);
+    struct lora_model model = {{&b.e->model->unet_targets, NULL, NULL}};
+    b.keys = lora_keys_create(&model);
+    struct train_params p = params_of(&b, r->targets, remat);
+    if (!(b.t = trainer_create(b.e, &p, false, &e))) fail_msg("%s", e.text);
+    set_start(&b);
+    return b;
+}
+
+static void bench_close(struct bench *b) {
+    trainer_destroy(&b->t);
+    lora_keys_destroy(&b->keys);
+    session_close(&b->e);
+    st_close(&b->golden);
+    arena_destroy(&b->a);
+}
+
+/* Mean loss of step k; trains on if `update`. */
+static double step(struct bench *b, int k, bool update) {
+    struct error e = {{0}};
+    float losses[8];
+    double mean = 0;
+    struct train_given given = {b->latents + (size_t)k * b->n_step, b->noise + (size_t)k * b->n_step, b->context, b->times + k * b->latent.n};
+    if (!trainer_step_given(b->t, &given, update, losses, &e)) fail_msg("%s", e.text);
+    for (int i = 0; i < b->latent.n; i++) mean += (double)losses[i] / b->latent.n;
+    return mean;
+}
+
+/* One tensor's gradient against the golden's, over its largest value. */
+static double gradient_error(struct bench *b, const struct lora_stack_layer *l, bool up) {
+    struct error e = {{0}};
+    struct lora_stack *s = trainer_adapter(b->t)->stack;
+    struct arena *a = arena_create(NULL);
+    struct shape shape;
+    int slot = up ? l->up : l->down;
+    float *want = golden_weight(b->golden, tensor_name(b, "gradient", l, up ? "lora_up" : "lora_down"), a, &shape);
+    size_t n = (size_t)shape_elems(shape);
+    float *rows = arena_alloc_n(a, (size_t)shape_elems(s->set->slots[slot].shape), sizeof *rows), *got = arena_alloc_n(a, n, sizeof *got);
+    if (!gpu_set_read(trainer_gradients(b->t), slot, rows, &e)) fail_msg("%s", e.text);
+    lora_stack_extract(l, &l->parts[0], rows, rows, up ? NULL : got, up ? got : NULL);
+    double peak = 1e-30, worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        peak = fmax(peak, fabs((double)want[i]));
+        double d = fabs((double)got[i] - want[i]);
+        if (!(d <= worst)) worst = d;
+    }
+    arena_destroy(&a);
+    return worst / peak;
+}
+
+static void check_gradients(struct bench *b, const char *what, double tolerance) {
+    struct lora_stack *s = trainer_adapter(b->t)->stack;
+    double worst = 0;
+    const char *where = "";
+    for (int i = 0; i < s->n_layers; i++)
+        for (int up = 0; up < 2; up++) {
+            double d = gradient_error(b, &s->layers[i], up);
+            if (!(d <= worst)) worst = d, where = s->layers[i].target->path;
+        }
+    print_message("%s gradients: worst %.2e of the largest value, %s\n", what, worst, where);
+    if (!(worst <= tolerance)) fail_msg("%s: the gradient of %s differs by %.3g", what, where, worst);
+}
+
+static void check_losses(struct bench *b, const char *what, double first, double tolerance) {
+    double worst = 0;
+    for (int k = 0; k < b->steps; k++) {
+        double loss = k ? step(b, k, true) : first, d = fabs(loss - b->losses[k]) / b->losses[k];
+        if (!(d <= worst)) worst = d;
+    }
+    print_message("%s losses: worst %.2e relative over %d steps\n", what, worst, b->steps);
+    if (!(worst <= tolerance)) fail_msg("%s: a loss differs by %.3g", what, worst);
+}
+
+static void run_all(int rig, double gradient_tolerance, double loss_tolerance) {
+    for (int i = 0; i < N_RUNS; i++) {
+        double start = os_now_seconds();
+        struct bench b = bench_open(&runs[i], rig, false);
+        char what[64];
+        snprintf(what, sizeof what, "%s %s", runs[i].model, runs[i].targets);
+        double first = step(&b, 0, true);
+        check_gradients(&b, what, gradient_tolerance);
+        check_losses(&b, what, first, loss_tolerance);
+        bench_close(&b);
+        print_message("%s: %.1f s\n", what, os_now_seconds() - start);
+    }
+}
+
+static void test_cpu_class(void **state) {
+    run_all(SESSION_CPU, 1e-3, 1e-3);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cpu_class),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
