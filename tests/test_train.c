@@ -153,37 +153,78 @@ static void check_gradients(struct bench *b, const char *what, double tolerance)
     if (!(worst <= tolerance)) fail_msg("%s: the gradient of %s differs by %.3g", what, where, worst);
 }
 
-static void check_losses(struct bench *b, const char *what, double first, double tolerance) {
+static void check_losses(struct bench *b, const char *what, int steps, double first, double tolerance) {
     double worst = 0;
-    for (int k = 0; k < b->steps; k++) {
+    for (int k = 0; k < steps; k++) {
         double loss = k ? step(b, k, true) : first, d = fabs(loss - b->losses[k]) / b->losses[k];
         if (!(d <= worst)) worst = d;
     }
-    print_message("%s losses: worst %.2e relative over %d steps\n", what, worst, b->steps);
+    print_message("%s losses: worst %.2e relative over %d steps\n", what, worst, steps);
     if (!(worst <= tolerance)) fail_msg("%s: a loss differs by %.3g", what, worst);
 }
 
-static void run_all(int rig, double gradient_tolerance, double loss_tolerance) {
-    for (int i = 0; i < N_RUNS; i++) {
-        double start = os_now_seconds();
-        struct bench b = bench_open(&runs[i], rig, false);
-        char what[64];
-        snprintf(what, sizeof what, "%s %s", runs[i].model, runs[i].targets);
-        double first = step(&b, 0, true);
-        check_gradients(&b, what, gradient_tolerance);
-        check_losses(&b, what, first, loss_tolerance);
-        bench_close(&b);
-        print_message("%s: %.1f s\n", what, os_now_seconds() - start);
-    }
+static void check_run(const struct run *r, int rig, int steps, double gradient_tolerance, double loss_tolerance) {
+    double start = os_now_seconds();
+    struct bench b = bench_open(r, rig, false);
+    char what[64];
+    snprintf(what, sizeof what, "%s %s (%s)", r->model, r->targets, session_rigs[rig].name);
+    double first = step(&b, 0, true);
+    check_gradients(&b, what, gradient_tolerance);
+    check_losses(&b, what, steps, first, loss_tolerance);
+    bench_close(&b);
+    print_message("%s: %.1f s\n", what, os_now_seconds() - start);
 }
 
 static void test_cpu_class(void **state) {
-    run_all(SESSION_CPU, 1e-3, 1e-3);
+    for (int i = 0; i < N_RUNS; i++) check_run(&runs[i], SESSION_CPU, 10, 1e-3, 1e-3);
+}
+
+static void test_gpu_class(void **state) {
+    check_run(&(struct run){"mini-odd", "all"}, SESSION_GPU_F32, 3, 1e-3, 1e-3);
+}
+
+/* Half storage: what rounding of activations to 11 bits allows. */
+static void test_gpu_class_f16(void **state) {
+    check_run(&(struct run){"mini-xl", "attn"}, SESSION_GPU_F16, 3, 0.1, 1e-2);
+}
+
+/* Every chunk of the gradients as the device has it. */
+static char *gradient_bytes(struct bench *b, size_t *bytes) {
+    struct error e = {{0}};
+    struct gpu_set *grad = trainer_gradients(b->t);
+    int n = trainer_adapter(b->t)->stack->set->n_chunks;
+    *bytes = (size_t)gpu_set_bytes(grad);
+    char *data = arena_alloc(b->a, *bytes), *at = data;
+    for (int c = 0; c < n; at += gpu_set_chunk_bytes(grad, c), c++)
+        if (!gpu_set_read_raw(grad, c, at, &e)) fail_msg("%s", e.text);
+    return data;
+}
+
+/* Recomputing activations takes less memory and changes no bit of any gradient. */
+static void test_remat(void **state) {
+    for (int i = 3; i < N_RUNS; i += 2) {
+        struct bench plain = bench_open(&runs[i], SESSION_CPU, false), remat = bench_open(&runs[i], SESSION_CPU, true);
+        assert_true(trainer_plan(remat.t).remat && !trainer_plan(plain.t).remat);
+        int64_t much = trainer_plan(plain.t).activation_bytes, less = trainer_plan(remat.t).activation_bytes;
+        print_message("%s %s: activations %.2f MiB, recomputing %.2f MiB\n", runs[i].model, runs[i].targets, (double)much / 1048576,
+                      (double)less / 1048576);
+        assert_true(less < much);
+        assert_true(step(&plain, 0, false) == step(&remat, 0, false));
+        size_t n, m;
+        char *want = gradient_bytes(&plain, &n), *got = gradient_bytes(&remat, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(got, want, n);
+        bench_close(&plain);
+        bench_close(&remat);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_class),
+        cmocka_unit_test(test_gpu_class),
+        cmocka_unit_test(test_gpu_class_f16),
+        cmocka_unit_test(test_remat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
