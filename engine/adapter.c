@@ -36,16 +36,9 @@ static bool add_file(struct adapter *ad, const struct lora_file *f, int index, s
         if (m->status != LORA_MATCHED) continue;
         const struct shape w = m->target->weight;
         int k = m->target->is_conv ? m->target->conv.k : 1;
-        struct arena *scratch = arena_create(NULL);
-        float *rows = arena_alloc_n(scratch, (size_t)(w.n * m->rank), (size_t)w.c * sizeof(float));
         float *down = arena_alloc_n(a, (size_t)(w.n * m->rank), (size_t)w.c * sizeof(float));
         float *up = arena_alloc_n(a, (size_t)m->rank, (size_t)w.w * sizeof(float));
-        bool ok = lora_module_read(m, rows, up, err);
-        /* Canonical rows are [tap][rank][in]; the stack wants a file's [rank][in][tap]. */
-        for (int t = 0; ok && t < w.n; t++)
-            for (int r = 0; r < m->rank; r++)
-                for (int c = 0; c < w.c; c++) down[(r * (int64_t)w.c + c) * w.n + t] = rows[(t * (int64_t)m->rank + r) * w.c + c];
-        arena_destroy(&scratch);
+        bool ok = lora_module_read(m, down, up, err);
         struct lora_factors factors = {.rank = m->rank, .alpha = m->alpha, .in = w.c, .out = w.w, .k = k, .down = down, .up = up};
         int model = m->part == LORA_UNET ? ad->unet_model : ad->text_model;
         if (!ok || !lora_stack_add(ad->stack, index, model, m->target->path, &factors, err)) return false;

@@ -241,73 +241,6 @@ static void check_gradient(const char *model, const char *choice, bool remat) {
 
 /* --- stacks ------------------------------------------------------------------------------------------ */
 
-/* weight + sum of strength * alpha/rank * up * down, read as a slot's rows. */
-struct merged {
-    const struct mini_unet *m;
-    const struct lora_stack *stack;
-    const float *strength; /* per adapter */
-};
-
-static void read_merged(const void *ctx, int slot, float *dst) {
-    const struct merged *merged = ctx;
-    nn_params_read_slot(merged->m->params, slot, dst);
-    const char *name = merged->m->params->set->slots[slot].name;
-    for (int l = 0; l < merged->stack->n_layers; l++) {
-        const struct lora_stack_layer *layer = &merged->stack->layers[l];
-        size_t length = strlen(layer->target->path);
-        if (strncmp(name, layer->target->path, length) || strcmp(name + length, ".weight")) continue;
-        struct shape w = layer->target->weight;
-        for (int p = 0; p < layer->n_parts; p++) {
-            const struct lora_stack_part *part = &layer->parts[p];
-            for (int t = 0; t < w.n; t++)
-                for (int o = 0; o < w.w; o++)
-                    for (int i = 0; i < w.c; i++) {
-                        double sum = 0;
-                        for (int r = 0; r < part->rank; r++)
-                            sum += (double)part->up[o * part->rank + r] *
-                                   part->down[(t * part->rank + r) * w.c + i];
-                        dst[(t * w.w + o) * w.c + i] +=
-                            (float)(sum * part->scale * merged->strength[part->adapter]);
-                    }
-        }
-    }
-}
-
-static double *run_unet(struct mini_unet *m, struct st_file *golden, const struct lora_stack *stack,
-                        const float *strength, struct eval_set weights, struct shape *shape) {
-    struct arena *a = m->arena;
-    struct error e = {0};
-    struct graph *g = graph_create(a, storage);
-    static const char *const names[] = {"unet.latents", "unet.timesteps", "unet.context"};
-    double *values[3];
-    int io[3];
-    for (int i = 0; i < 3; i++) {
-        struct shape s;
-        values[i] = eval_golden(golden, names[i], a, &s);
-        io[i] = graph_io(g, names[i], s);
-    }
-    struct lora_binding b;
-    if (strength) lora_stack_bind(stack, 0, g, "unet", 2, &b);
-    struct nn_ctx c = nn_begin(g, m->params, strength ? &b.hook : NULL, "");
-    struct unet_inputs in = {io[0], io[1], io[2], -1, -1};
-    int out = graph_output(g, "out", unet_build(&c, &m->cfg, &in));
-    nn_end(&c);
-    if (!graph_verify(g, &e)) fail_msg("%s", e.text);
-    struct eval_set sets[] = {weights, {stack->set, mini_stack_read, stack}};
-    double **data = arena_alloc_n(a, (size_t)g->n_values, sizeof *data);
-    for (int i = 0; i < 3; i++) data[io[i]] = values[i];
-    if (strength) {
-        int64_t n = 2 * stack->n_columns;
-        float *rows = arena_alloc_n(a, (size_t)n, sizeof *rows);
-        lora_stack_fill_strengths(stack, 2, strength, rows);
-        data[b.strength] = new_double(a, n);
-        to_double(data[b.strength], rows, n);
-    }
-    eval_run(device, g, data, sets, 2, a);
-    *shape = graph_shape(g, out);
-    return data[out];
-}
-
 /* Image 0 and image 1 of one batch carry different mixtures; each must equal its merged model. */
 static void check_mixtures(void) {
     static const float strength[2][2] = {{1.0f, 0.5f}, {-0.7f, 0.0f}};
@@ -322,12 +255,12 @@ static void check_mixtures(void) {
                       stack->n_columns);
         assert_true(stack->n_columns % 4 == 0);
         struct shape s;
-        double *mixed = run_unet(&m, golden, stack, strength[0], eval_params(m.params), &s);
+        double *mixed = mini_unet_run(&m, device, golden, stack, strength[0], eval_params(m.params), &s);
         int64_t half = shape_elems(s) / 2;
         for (int image = 0; image < 2; image++) {
-            struct merged merged = {&m, stack, strength[image]};
-            struct eval_set weights = {m.params->set, read_merged, &merged};
-            double *want = run_unet(&m, golden, stack, NULL, weights, &s);
+            struct mini_merged merged = {&m, stack, strength[image]};
+            struct eval_set weights = {m.params->set, mini_merged_read, &merged};
+            double *want = mini_unet_run(&m, device, golden, stack, NULL, weights, &s);
             double worst = eval_worst(mixed + image * half, want + image * half, half);
             double other = eval_worst(mixed + !image * half, want + !image * half, half);
             print_message("image %d: %.2g of the range (the other image: %.2g)\n", image, worst, other);

@@ -2,6 +2,10 @@
 #include "tests/support/evaluate.h"
 #include "tests/support/mini_unet.h"
 
+#include <string.h>
+
+#include "gpu/device.h"
+
 void mini_unet_open(struct mini_unet *m, const char *name, enum tensor_dtype storage) {
     struct error e = {0};
     struct arena *a = arena_create(NULL);
@@ -53,4 +57,65 @@ struct lora_stack *mini_unet_random_stack(struct mini_unet *m, bool trainable) {
     }
     lora_stack_seal(s);
     return s;
+}
+
+void mini_merged_read(const void *ctx, int slot, float *dst) {
+    const struct mini_merged *merged = ctx;
+    nn_params_read_slot(merged->m->params, slot, dst);
+    const char *name = merged->m->params->set->slots[slot].name;
+    for (int l = 0; l < merged->stack->n_layers; l++) {
+        const struct lora_stack_layer *layer = &merged->stack->layers[l];
+        size_t length = strlen(layer->target->path);
+        if (strncmp(name, layer->target->path, length) || strcmp(name + length, ".weight")) continue;
+        struct shape w = layer->target->weight;
+        for (int p = 0; p < layer->n_parts; p++) {
+            const struct lora_stack_part *part = &layer->parts[p];
+            for (int t = 0; t < w.n; t++)
+                for (int o = 0; o < w.w; o++)
+                    for (int i = 0; i < w.c; i++) {
+                        double sum = 0;
+                        for (int r = 0; r < part->rank; r++)
+                            sum += (double)part->up[o * part->rank + r] *
+                                   part->down[(t * part->rank + r) * w.c + i];
+                        dst[(t * w.w + o) * w.c + i] +=
+                            (float)(sum * part->scale * merged->strength[part->adapter]);
+                    }
+        }
+    }
+}
+
+double *mini_unet_run(struct mini_unet *m, struct gpu_device *dev, struct st_file *golden,
+                      const struct lora_stack *stack, const float *strength, struct eval_set weights,
+                      struct shape *shape) {
+    struct arena *a = m->arena;
+    struct error e = {0};
+    struct graph *g = graph_create(a, dev ? gpu_device_storage(dev) : TENSOR_F32);
+    static const char *const names[] = {"unet.latents", "unet.timesteps", "unet.context"};
+    double *values[3];
+    int io[3];
+    for (int i = 0; i < 3; i++) {
+        struct shape s;
+        values[i] = eval_golden(golden, names[i], a, &s);
+        io[i] = graph_io(g, names[i], s);
+    }
+    struct lora_binding b;
+    if (strength) lora_stack_bind(stack, 0, g, "unet", 2, &b);
+    struct nn_ctx c = nn_begin(g, m->params, strength ? &b.hook : NULL, "");
+    struct unet_inputs in = {io[0], io[1], io[2], -1, -1};
+    int out = graph_output(g, "out", unet_build(&c, &m->cfg, &in));
+    nn_end(&c);
+    if (!graph_verify(g, &e)) fail_msg("%s", e.text);
+    struct eval_set sets[] = {weights, {stack->set, mini_stack_read, stack}};
+    double **data = arena_alloc_n(a, (size_t)g->n_values, sizeof *data);
+    for (int i = 0; i < 3; i++) data[io[i]] = values[i];
+    if (strength) {
+        int64_t n = 2 * stack->n_columns;
+        float *rows = arena_alloc_n(a, (size_t)n, sizeof *rows);
+        lora_stack_fill_strengths(stack, 2, strength, rows);
+        data[b.strength] = arena_alloc_n(a, (size_t)n, sizeof **data);
+        for (int64_t i = 0; i < n; i++) data[b.strength][i] = rows[i];
+    }
+    eval_run(dev, g, data, sets, strength ? 2 : 1, a);
+    *shape = graph_shape(g, out);
+    return data[out];
 }
