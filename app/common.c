@@ -1,0 +1,91 @@
+#include "app/common.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/os.h"
+#include "base/path.h"
+#include "base/text.h"
+
+#define FIELD(name) offsetof(struct common, name)
+
+static const struct option rows[] = {
+    {"device", OPTION_TEXT, FIELD(device), "NAME",
+     "cpu, gpu, an index of `atelier devices` or part of a name\n(the best: discrete, integrated, then CPU)"},
+    {"memory", OPTION_INT, FIELD(memory_mib), "MIB", "use at most this much device memory", 1, 1 << 24},
+    {"threads", OPTION_INT, FIELD(threads), "N", "threads of the CPU device and of the host (one per core)", 1, 256},
+    {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
+    {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
+    {"debug", OPTION_FLAG, FIELD(debug), NULL, "say more: kernels, memory, timings"},
+    {"validate", OPTION_FLAG, FIELD(validate), NULL, "run under the Vulkan validation layer; any message is an error"},
+    {"step", OPTION_FLAG, FIELD(step), NULL, "submit one operator at a time"},
+    {"nan", OPTION_FLAG, FIELD(nan), NULL, "stop at the first operator whose result is not finite"},
+    {"check", OPTION_FLAG, FIELD(check), NULL, "compare every operator with its double precision reference (very slow)"},
+    {"kernel", OPTION_TEXT, FIELD(kernel), "OP=VARIANT", "use this kernel for that operator"},
+    {"class", OPTION_CHOICE, FIELD(class_name), "CLASS", "kernels of this class: cpu or gpu (the device's own)", 0, 0, "cpu|gpu"},
+    {"f32", OPTION_FLAG, FIELD(f32), NULL, "keep weights and activations in f32 on a GPU"},
+};
+
+struct option_table common_table(struct common *c) { return (struct option_table){OPTION_ROWS(rows), c}; }
+
+void common_apply(const struct common *c) {
+    if (c->debug) log_set_level(LOG_DEBUG);
+    else if (c->quiet) log_set_level(LOG_WARN);
+    if (!c->threads) return;
+    char text[16];
+    snprintf(text, sizeof text, "%d", c->threads);
+    os_setenv_default("LP_NUM_THREADS", text);
+    os_setenv_default("ATELIER_THREADS", text);
+}
+
+struct engine *common_engine(const struct common *c, const char *model, struct error *e) {
+    struct arena *a = arena_create(NULL);
+    const char *cache = os_cache_dir(a);
+    struct error ignored;
+    if (!os_dir_make(cache, &ignored)) cache = NULL; /* a cache is a comfort */
+    struct engine_params p = {
+        .gpu = {.device = c->device, .validate = c->validate, .f32 = c->f32, .cache_dir = cache,
+                .memory_limit = (int64_t)c->memory_mib << 20,
+                .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
+        .model = model, .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
+    struct engine *engine = engine_open(&p, e);
+    arena_destroy(&a);
+    if (engine) log_debug("device: %s", gpu_device_name(engine->dev));
+    return engine;
+}
+
+bool common_close(struct engine **engine, bool ok, struct error *e) {
+    int messages = *engine ? gpu_device_messages((*engine)->dev) : 0;
+    engine_close(engine);
+    if (ok && messages) return error_set(e, "The Vulkan validation layer had %d message(s); they stand above.", messages);
+    return ok;
+}
+
+char *common_bytes_text(int64_t bytes, char dst[COMMON_BYTES_TEXT]) {
+    double v = (double)bytes;
+    if (v >= 1024.0 * 1048576) snprintf(dst, COMMON_BYTES_TEXT, "%.1f GiB", v / (1024.0 * 1048576));
+    else if (v >= 1048576) snprintf(dst, COMMON_BYTES_TEXT, "%.0f MiB", v / 1048576);
+    else snprintf(dst, COMMON_BYTES_TEXT, "%.0f KiB", v / 1024);
+    return dst;
+}
+
+char *common_seconds_text(double seconds, char dst[COMMON_BYTES_TEXT]) {
+    long s = (long)(seconds + 0.5);
+    if (seconds < 60) snprintf(dst, COMMON_BYTES_TEXT, seconds < 10 ? "%.1f s" : "%.0f s", seconds);
+    else if (s < 3600) snprintf(dst, COMMON_BYTES_TEXT, "%ld min %02ld s", s / 60, s % 60);
+    else snprintf(dst, COMMON_BYTES_TEXT, "%ld h %02ld min", s / 3600, s / 60 % 60);
+    return dst;
+}
+
+bool common_check_out(const char *option, const char *path, const char *ext, struct error *e) {
+    struct arena *a = arena_create(NULL);
+    const char *dir = path_dir(a, path);
+    bool ok = true;
+    if (!path_has_ext(path, ext))
+        ok = error_set(e, "--%s %s must end in .%s, which is what gets written.", option, TEXT_SHOW(path), ext);
+    else if (os_path_is_dir(path)) ok = error_set(e, "--%s %s is a folder; a file name is needed.", option, TEXT_SHOW(path));
+    else if (!os_path_is_dir(dir)) ok = error_set(e, "There is no folder %s for --%s; make it first.", TEXT_SHOW(dir), option);
+    arena_destroy(&a);
+    return ok;
+}

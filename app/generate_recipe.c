@@ -1,0 +1,208 @@
+/* Recipes: from a plan to a PNG's text, and from such a text to options. */
+#include <ctype.h>
+#include <string.h>
+
+#include "app/generate.h"
+#include "base/log.h"
+#include "base/path.h"
+#include "base/text.h"
+#include "engine/adapter.h"
+#include "io/json.h"
+#include "io/png.h"
+
+#define VERSION "atelier 1"
+
+struct title {
+    const char *name, *title; /* ours; what A1111 writes */
+};
+static const struct title samplers[] = {{"ddim", "DDIM"}, {"euler", "Euler"}, {"euler-a", "Euler a"}, {"dpmpp-2m", "DPM++ 2M"}};
+static const struct title schedules[] = {{"default", "Automatic"},   {"karras", "Karras"},     {"exponential", "Exponential"},
+                                         {"trailing", "Trailing"},   {"leading", "Leading"},   {"linspace", "Linspace"},
+                                         {"sgm_uniform", "SGM Uniform"}};
+#define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
+
+static const char *title_of(const struct title *t, int n, const char *name) {
+    for (int i = 0; i < n; i++)
+        if (!strcmp(t[i].name, name)) return t[i].title;
+    return name;
+}
+
+static bool same_nocase(const char *a, const char *b, size_t n) {
+    if (strlen(b) != n) return false;
+    for (size_t i = 0; i < n; i++)
+        if (tolower((unsigned char)a[i]) != tolower((unsigned char)b[i])) return false;
+    return true;
+}
+
+static const char *name_of(const struct title *t, int n, const char *text, size_t length) {
+    for (int i = 0; i < n; i++)
+        if (same_nocase(text, t[i].title, length) || same_nocase(text, t[i].name, length)) return t[i].name;
+    return NULL;
+}
+
+/* ---- Writing ---- */
+
+static void add_extra(struct arena *a, struct recipe *r, const char *key, const char *value) {
+    r->extra = arena_grow(a, r->extra, r->n_extra, r->n_extra + 1, sizeof *r->extra);
+    r->extra[r->n_extra++] = (struct recipe_field){key, value};
+}
+
+static struct recipe base_recipe(const struct generate_plan *p, const struct generate_facts *f) {
+    const struct generate_options *o = p->o;
+    struct recipe r = {.negative = o->negative ? o->negative : "", .steps = o->steps, .w = f->w, .h = f->h, .has_cfg = true,
+                       .cfg = o->cfg, .has_seed = true, .seed = o->seed, .sampler = title_of(samplers, COUNT(samplers), o->sampler),
+                       .model = f->model_name, .model_hash = arena_strndup(p->arena, f->model_hash, 10), .version = VERSION};
+    if (strcmp(o->schedule, "default")) r.schedule = title_of(schedules, COUNT(schedules), o->schedule);
+    if (o->eta > 0) add_extra(p->arena, &r, "Eta", arena_printf(p->arena, "%.9g", o->eta));
+    if (o->rescale > 0) add_extra(p->arena, &r, "Guidance rescale", arena_printf(p->arena, "%.9g", o->rescale));
+    return r;
+}
+
+static void add_loras(const struct generate_plan *p, const struct generate_facts *f, struct recipe *r, const float *strength) {
+    if (!f->adapter) return;
+    r->loras = arena_alloc_n(p->arena, (size_t)p->loras.n, sizeof *r->loras);
+    for (int i = 0; i < p->loras.n; i++)
+        if (strength[i] != 0)
+            r->loras[r->n_loras++] = (struct recipe_lora){f->adapter->names[i], strength[i],
+                                                          arena_strndup(p->arena, f->adapter->hashes[i], 12)};
+}
+
+const char *generate_recipe(const struct generate_plan *p, const struct generate_facts *f, int prompt, int k, float factor) {
+    struct recipe r = base_recipe(p, f);
+    r.prompt = p->prompts[prompt];
+    r.seed += (uint64_t)k;
+    float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
+    lora_use_strengths(&p->loras, prompt, factor, strength);
+    add_loras(p, f, &r, strength);
+    return recipe_format(p->arena, &r);
+}
+
+/* What --lora asked for stands as the recipe's LoRAs; the prompts, with the LoRAs they name, in one more field. */
+const char *generate_sheet_recipe(const struct generate_plan *p, const struct generate_facts *f) {
+    struct recipe r = base_recipe(p, f);
+    r.prompt = p->prompts[0];
+    float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
+    lora_use_strengths(&p->loras, -1, 1, strength);
+    add_loras(p, f, &r, strength);
+    json_t *sheet = json_object(), *prompts = json_array();
+    for (int i = 0; i < p->n_prompts; i++) json_array_append_new(prompts, json_string(p->raw[i]));
+    json_object_set_new(sheet, "prompts", prompts);
+    json_object_set_new(sheet, "count", json_integer(p->o->count));
+    if (p->o->strengths) json_object_set_new(sheet, "strengths", json_string(p->o->strengths));
+    char *text = json_dumps(sheet, JSON_COMPACT);
+    add_extra(p->arena, &r, "Sheet", arena_strdup(p->arena, text));
+    free(text);
+    json_decref(sheet);
+    return recipe_format(p->arena, &r);
+}
+
+/* ---- Reading ---- */
+
+struct reader {
+    struct arena *a;
+    const struct option_command *cmd;
+    const struct option_result *given;
+    struct generate_options *o;
+    const char *file;
+    struct error *e;
+};
+
+static bool open_to(const struct reader *d, const char *option) { return !option_given(d->cmd, d->given, option); }
+
+static void set_prompt(struct reader *d, const char *prompt) {
+    d->o->prompts.items = arena_grow(d->a, d->o->prompts.items, (size_t)d->o->prompts.n, (size_t)d->o->prompts.n + 1, sizeof(char *));
+    d->o->prompts.items[d->o->prompts.n++] = prompt;
+}
+
+/* Older files write "DPM++ 2M Karras" for sampler and schedule together. */
+static bool take_sampler(struct reader *d, const struct recipe *r) {
+    const char *schedule = r->schedule;
+    if (r->sampler && open_to(d, "sampler")) {
+        size_t n = strlen(r->sampler);
+        const char *name = name_of(samplers, COUNT(samplers), r->sampler, n), *space = strrchr(r->sampler, ' ');
+        if (!name && space) {
+            name = name_of(samplers, COUNT(samplers), r->sampler, (size_t)(space - r->sampler));
+            if (!schedule) schedule = space + 1;
+        }
+        if (!name)
+            return error_set(d->e, "%s was made with the sampler \"%s\", which is not here; choose another with --sampler.", d->file,
+                             TEXT_SHOW(r->sampler));
+        d->o->sampler = name;
+    }
+    if (schedule && open_to(d, "schedule")) {
+        const char *name = name_of(schedules, COUNT(schedules), schedule, strlen(schedule));
+        if (!name)
+            return error_set(d->e, "%s was made with the schedule \"%s\", which is not here; choose another with --schedule.", d->file,
+                             TEXT_SHOW(schedule));
+        d->o->schedule = name;
+    }
+    return true;
+}
+
+static bool take_number(struct reader *d, const struct recipe *r, const char *field, const char *option, double *out) {
+    const char *text = recipe_extra(r, field);
+    if (!text || !open_to(d, option)) return true;
+    char *end;
+    double v = strtod(text, &end);
+    if (end == text || !(v >= 0 && v <= 1)) return error_set(d->e, "%s: %s is \"%s\", not a number from 0 to 1.", d->file, field, TEXT_SHOW(text));
+    *out = v;
+    return true;
+}
+
+static bool take_sheet(struct reader *d, const char *text) {
+    json_error_t je;
+    json_t *sheet = json_loads(text, JSON_REJECT_DUPLICATES, &je), *prompts = json_object_get(sheet, "prompts");
+    bool ok = json_array_size(prompts) > 0;
+    for (size_t i = 0; ok && i < json_array_size(prompts); i++) ok = json_is_string(json_array_get(prompts, i));
+    if (!ok) error_set(d->e, "%s: the recipe's sheet cannot be read.", d->file);
+    for (size_t i = 0; ok && i < json_array_size(prompts) && open_to(d, "prompt"); i++)
+        set_prompt(d, arena_strdup(d->a, json_string_value(json_array_get(prompts, i))));
+    const char *strengths = json_string_value(json_object_get(sheet, "strengths"));
+    if (ok && strengths && open_to(d, "strengths")) d->o->strengths = arena_strdup(d->a, strengths);
+    json_int_t count = json_integer_value(json_object_get(sheet, "count"));
+    if (ok && count >= 1 && count <= 1000 && open_to(d, "count")) d->o->count = (int)count;
+    if (ok) d->o->grid = true;
+    json_decref(sheet);
+    return ok;
+}
+
+static void take_plain(struct reader *d, const struct recipe *r) {
+    struct generate_options *o = d->o;
+    if (open_to(d, "negative")) o->negative = r->negative;
+    if (r->steps && open_to(d, "steps")) o->steps = r->steps;
+    if (r->has_cfg && open_to(d, "cfg")) o->cfg = r->cfg;
+    if (r->has_seed && open_to(d, "seed")) o->seed = r->seed;
+    if (r->w && open_to(d, "width")) o->width = r->w;
+    if (r->h && open_to(d, "height")) o->height = r->h;
+}
+
+static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_use *loras) {
+    const char *sheet = recipe_extra(r, "Sheet");
+    if (!sheet && open_to(d, "prompt")) set_prompt(d, r->prompt);
+    if (sheet && !take_sheet(d, sheet)) return false;
+    take_plain(d, r);
+    if (!take_sampler(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||
+        !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
+        return false;
+    for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
+        if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
+    static const char *const unknown[] = {"Denoising strength", "Hires upscale", "Clip skip", "Variation seed"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
+        if (recipe_extra(r, unknown[i])) log_warn("%s was made with \"%s\", which is not repeated", d->file, unknown[i]);
+    return true;
+}
+
+bool generate_read_recipe(struct arena *a, const struct option_command *cmd, const struct option_result *given,
+                          struct generate_options *o, struct lora_use *loras, const char **model_hash, struct error *e) {
+    struct png_text *texts;
+    size_t n;
+    if (!png_read_texts(a, o->from, &texts, &n, e)) return false;
+    const char *text = png_text_find(texts, n, "parameters");
+    if (!text) return error_set(e, "%s carries no recipe (a PNG text called parameters).", TEXT_SHOW(o->from));
+    struct recipe r;
+    if (!recipe_parse(a, text, &r, e)) return error_prefix(e, "%s", TEXT_SHOW(o->from));
+    if (!loras->dir) loras->dir = path_dir(a, o->from);
+    *model_hash = r.model_hash;
+    struct reader d = {a, cmd, given, o, path_base(o->from), e};
+    return take_recipe(&d, &r, loras);
+}
