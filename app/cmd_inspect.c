@@ -1,0 +1,252 @@
+/* What is this file or folder? */
+#include <stdio.h>
+#include <string.h>
+
+#include "app/commands.h"
+#include "app/common.h"
+#include "base/os.h"
+#include "base/path.h"
+#include "base/text.h"
+#include "io/png.h"
+#include "io/recipe.h"
+#include "lora/file.h"
+
+struct inspect_options {
+    const char *model;
+    bool all;
+};
+#define FIELD(name) offsetof(struct inspect_options, name)
+
+static const struct option rows[] = {
+    {"model", OPTION_TEXT, FIELD(model), "DIR", "say which parts of a LoRA this model has a place for"},
+    {"all", OPTION_FLAG, FIELD(all), NULL, "every module, tensor and metadata entry, not only the first ones"},
+};
+enum { SHOW = 12 };
+
+static int shown(const struct inspect_options *o, int n) { return o->all || n <= SHOW ? n : SHOW; }
+
+static void print_more(int n, int printed) {
+    if (n > printed) printf("    ... and %d more (--all)\n", n - printed);
+}
+
+/* ---- Model folders ---- */
+
+static void print_unet(const struct unet_config *c) {
+    printf("UNet          channels");
+    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].channels);
+    printf(", attention depth");
+    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].attention ? c->down[i].depth[0] : 0);
+    printf(", heads");
+    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].heads);
+    printf(", %s projections, text width %d\n", c->linear_projection ? "linear" : "convolution", c->context_dim);
+}
+
+static bool inspect_model(const char *path, struct error *e) {
+    struct model_params p = {TENSOR_F32, 0};
+    struct model *m = model_open(path, &p, e);
+    if (!m) return false;
+    int factor = vae_config_factor(&m->vae);
+    printf("%s: a Stable Diffusion model in diffusers' layout\n", path);
+    print_unet(&m->unet);
+    printf("parameters    UNet %.1f M, VAE %.1f M, text encoder %.1f M\n", (double)nn_params_count(m->unet_params) * 1e-6,
+           (double)nn_params_count(m->vae_params) * 1e-6, (double)nn_params_count(m->text_params) * 1e-6);
+    if (m->unet.sample_w) printf("made for      %dx%d pixels\n", m->unet.sample_w * factor, m->unet.sample_h * factor);
+    printf("VAE           %dx smaller, %d channels, scale %g\n", factor, m->vae.latent_channels, (double)m->vae.scaling_factor);
+    printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", m->text.layers, m->text.width, m->text.positions,
+           m->text.vocabulary);
+    printf("predicts      %s over %d times%s\n", model_prediction_name(m->schedule.prediction), m->schedule.n_train ? m->schedule.n_train : 1000,
+           m->schedule.zero_terminal_snr ? ", zero terminal SNR" : "");
+    printf("LoRAs         can attach to %d UNet and %d text encoder layers\n", m->unet_targets.n, m->text_targets.n);
+    if (m->n_unused) printf("unused        %d tensors that no layer asks for\n", m->n_unused);
+    char hex[65];
+    bool ok = model_unet_sha256(m, hex, e);
+    if (ok) printf("UNet SHA-256  %s\n", hex);
+    model_close(&m);
+    return ok;
+}
+
+/* ---- LoRA files ---- */
+
+static void print_meta(const struct st_file *f, const struct inspect_options *o) {
+    int n = (int)st_meta_count(f), k = shown(o, n);
+    if (n) printf("metadata      %d entries\n", n);
+    for (int i = 0; i < k; i++) {
+        const char *value = st_meta_value(f, (size_t)i);
+        printf("    %s: %s\n", TEXT_SHOW(st_meta_key(f, (size_t)i)), TEXT_SHOW(value));
+    }
+    print_more(n, k);
+}
+
+/* "lora 32" per kind, part and status: few enough for a small table. */
+struct tally {
+    const char *text;
+    int n;
+};
+
+static int tally(struct tally *t, int n, int max, const char *text) {
+    for (int i = 0; i < n; i++)
+        if (!strcmp(t[i].text, text)) {
+            t[i].n++;
+            return n;
+        }
+    if (n < max) t[n] = (struct tally){text, 1};
+    return n < max ? n + 1 : n;
+}
+
+static void print_tally(const char *what, const struct tally *t, int n) {
+    printf("%-13s", what);
+    for (int i = 0; i < n; i++) printf("%s %s (%d)", i ? "," : "", t[i].text, t[i].n);
+    printf("\n");
+}
+
+static void print_modules(const struct lora_file *f, struct arena *a) {
+    enum { MAX = 24 };
+    struct tally kinds[MAX], parts[MAX], ranks[MAX], alphas[MAX];
+    int nk = 0, np = 0, nr = 0, na = 0;
+    for (int i = 0; i < f->n_modules; i++) {
+        const struct lora_module *m = &f->modules[i];
+        nk = tally(kinds, nk, MAX, m->kind_name);
+        np = tally(parts, np, MAX, lora_part_name(m->part));
+        nr = tally(ranks, nr, MAX, m->rank ? arena_printf(a, "%d", m->rank) : "unknown");
+        na = tally(alphas, na, MAX, arena_printf(a, "%g", (double)m->alpha));
+    }
+    print_tally("kinds", kinds, nk);
+    print_tally("parts", parts, np);
+    print_tally("ranks", ranks, nr);
+    print_tally("alphas", alphas, na);
+}
+
+static void print_match(const struct lora_file *f, const struct inspect_options *o, struct arena *a) {
+    printf("match         %s\n", lora_file_report(f, a));
+    int n = f->n_modules - f->n_by_status[LORA_MATCHED], k = shown(o, n), printed = 0;
+    for (int i = 0; i < f->n_modules && printed < k; i++) {
+        const struct lora_module *m = &f->modules[i];
+        if (m->status == LORA_MATCHED) continue;
+        printf("    %s: %s%s%s\n", TEXT_SHOW(m->name), lora_status_name(m->status), m->why ? ", " : "", m->why ? m->why : "");
+        printed++;
+    }
+    print_more(n, printed);
+}
+
+static bool inspect_lora(const struct lora_file *f, const struct inspect_options *o, const struct lora_keys *keys) {
+    struct arena *a = arena_create(NULL);
+    char hex[65], bytes[COMMON_BYTES_TEXT];
+    size_t total = 0;
+    for (size_t i = 0; i < st_count(f->file); i++) total += st_at(f->file, i)->bytes;
+    printf("%s: an adapter of %d modules in %s's spelling, %s\n", f->path, f->n_modules, f->dialect ? f->dialect : "nobody",
+           common_bytes_text((int64_t)total, bytes));
+    print_modules(f, a);
+    if (keys) print_match(f, o, a);
+    if (f->n_foreign) printf("foreign       %d tensors that belong to no adapter, e.g. %s\n", f->n_foreign, TEXT_SHOW(f->first_foreign));
+    st_data_sha256(f->file, hex);
+    printf("hash          %.12s (SHA-256 of the tensors %s)\n", hex, hex);
+    print_meta(f->file, o);
+    arena_destroy(&a);
+    return true;
+}
+
+static void inspect_tensors(const struct st_file *f, const struct inspect_options *o) {
+    char bytes[COMMON_BYTES_TEXT], shape[ST_SHAPE_TEXT_BYTES];
+    size_t total = 0;
+    int n = (int)st_count(f), k = shown(o, n);
+    for (int i = 0; i < n; i++) total += st_at(f, (size_t)i)->bytes;
+    printf("%s: a safetensors file with %d tensors, %s; no adapter\n", st_path(f), n, common_bytes_text((int64_t)total, bytes));
+    for (int i = 0; i < k; i++) {
+        const struct st_tensor *t = st_at(f, (size_t)i);
+        printf("    %s %s %s\n", TEXT_SHOW(t->name), st_dtype_name(t->dtype), st_tensor_shape_text(t, shape));
+    }
+    print_more(n, k);
+    print_meta(f, o);
+}
+
+/* A safetensors file: an adapter if any tensor is one's. */
+static bool inspect_safetensors(const char *path, const struct inspect_options *o, struct error *e) {
+    struct st_file *st = st_open(path, e);
+    if (!st) return false;
+    struct model_params mp = {TENSOR_F32, 0};
+    struct model *m = o->model ? model_open(o->model, &mp, e) : NULL;
+    bool ok = !o->model || m;
+    struct lora_keys *keys = NULL;
+    if (m) {
+        struct lora_model lm = {{&m->unet_targets, &m->text_targets, NULL}};
+        keys = lora_keys_create(&lm);
+    }
+    struct error none;
+    struct lora_file *f = ok ? lora_file_open(path, keys, &none) : NULL;
+    if (f) inspect_lora(f, o, keys);
+    else if (ok) inspect_tensors(st, o);
+    lora_file_close(&f);
+    lora_keys_destroy(&keys);
+    model_close(&m);
+    st_close(&st);
+    return ok;
+}
+
+/* ---- Pictures ---- */
+
+static void print_recipe(const struct recipe *r) {
+    printf("prompt        %s\n", r->prompt ? r->prompt : "");
+    if (r->negative && r->negative[0]) printf("negative      %s\n", r->negative);
+    for (size_t i = 0; i < r->n_loras; i++)
+        printf("LoRA          %s, strength %g%s%s\n", r->loras[i].name, r->loras[i].strength, r->loras[i].hash ? ", hash " : "",
+               r->loras[i].hash ? r->loras[i].hash : "");
+    printf("settings      %d steps", r->steps);
+    if (r->sampler) printf(" of %s", r->sampler);
+    if (r->schedule) printf(" (%s)", r->schedule);
+    if (r->has_cfg) printf(", guidance %g", r->cfg);
+    if (r->has_seed) printf(", seed %llu", (unsigned long long)r->seed);
+    if (r->w) printf(", %dx%d", r->w, r->h);
+    printf("\n");
+    if (r->model) printf("model         %s%s%s\n", r->model, r->model_hash ? ", hash " : "", r->model_hash ? r->model_hash : "");
+    for (size_t i = 0; i < r->n_extra; i++) printf("%-13s %s\n", r->extra[i].key, r->extra[i].value);
+}
+
+static bool inspect_png(const char *path, struct error *e) {
+    struct arena *a = arena_create(NULL);
+    int w, h;
+    struct png_text *texts;
+    size_t n;
+    bool ok = image_probe(path, &w, &h, e) && png_read_texts(a, path, &texts, &n, e);
+    if (ok) {
+        const char *text = png_text_find(texts, n, "parameters");
+        struct recipe r;
+        struct error none;
+        printf("%s: a PNG of %dx%d pixels%s\n", path, w, h, text ? "" : " without a recipe");
+        if (text && recipe_parse(a, text, &r, &none)) print_recipe(&r);
+        else if (text) printf("    parameters: %s\n", TEXT_SHOW(text));
+        for (size_t i = 0; i < n; i++)
+            if (strcmp(texts[i].key, "parameters")) printf("    %s: %s\n", texts[i].key, TEXT_SHOW(texts[i].value));
+    }
+    arena_destroy(&a);
+    return ok;
+}
+
+static bool is_png(const char *path) {
+    struct os_map m;
+    struct error none;
+    if (!os_file_map(&m, path, &none)) return false;
+    bool png = m.bytes >= 8 && !memcmp(m.data, "\x89PNG\r\n\x1a\n", 8);
+    os_file_unmap(&m);
+    return png;
+}
+
+static bool inspect(const char *path, const struct inspect_options *o, struct error *e) {
+    if (!os_path_exists(path)) return error_set(e, "There is no file or folder %s.", TEXT_SHOW(path));
+    if (os_path_is_dir(path)) return inspect_model(path, e);
+    if (is_png(path)) return inspect_png(path, e);
+    if (path_has_ext(path, "safetensors") || path_has_ext(path, "json")) return inspect_safetensors(path, o, e);
+    return error_set(e, "%s is none of what inspect knows: a model folder, a .safetensors file, a PNG.", TEXT_SHOW(path));
+}
+
+bool cmd_inspect(int argc, char **argv, struct error *e) {
+    struct arena *a = arena_create(NULL);
+    struct inspect_options o = {0};
+    struct option_command cmd = {.usage = "inspect FILE [--model DIR]", .about = "Says what a model folder, a LoRA or other safetensors file, or a PNG is.",
+                                 .tables = {{OPTION_ROWS(rows), &o}}, .n_tables = 1, .min_args = 1, .max_args = 1, .args_name = "file or folder"};
+    struct option_result given;
+    bool ok = option_parse(&cmd, argc, argv, a, &given, e);
+    if (ok && given.help) option_print_help(&cmd);
+    else if (ok) ok = inspect(given.args[0], &o, e);
+    arena_destroy(&a);
+    return ok;
+}

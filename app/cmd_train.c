@@ -1,0 +1,182 @@
+/* Training: options, the printed plan, the progress line. */
+#include <stdio.h>
+#include <string.h>
+
+#include "app/commands.h"
+#include "app/common.h"
+#include "base/log.h"
+#include "base/os.h"
+#include "base/text.h"
+#include "engine/bench.h"
+#include "io/json.h"
+#include "train/trainer.h"
+
+/* What the parser fills; becomes struct train_params. */
+struct train_options {
+    const char *model, *data, *out, *caption, *targets, *lr_schedule, *checkpointing, *weighting, *dtype, *log;
+    struct option_list sample_prompts;
+    int steps, rank, batch, accumulate, resolution, warmup, sample_every, sample_steps, save_every, stop_after;
+    double alpha, lr, weight_decay, max_grad_norm, snr_gamma, sample_cfg;
+    uint64_t seed;
+    bool text, resume, dry_run;
+};
+#define FIELD(name) offsetof(struct train_options, name)
+
+static const struct option rows[] = {
+    {"model", OPTION_TEXT, FIELD(model), "DIR", "Stable Diffusion folder in diffusers' layout", .required = true},
+    {"data", OPTION_TEXT, FIELD(data), "DIR", "folder of JPEG, PNG or WebP pictures with captions", .required = true},
+    {"out", OPTION_TEXT, FIELD(out), "FILE.safetensors", "the LoRA to write", .required = true},
+    {"caption", OPTION_TEXT, FIELD(caption), "TEXT", "for pictures without a .txt beside them and without a 10_name folder"},
+    {"steps", OPTION_INT, FIELD(steps), "N", "training steps", 1, 10000000},
+    {"batch", OPTION_INT, FIELD(batch), "N", "pictures per step", 1, 64},
+    {"accumulate", OPTION_INT, FIELD(accumulate), "N", "batches whose gradients are added up for one step", 1, 1024},
+    {"rank", OPTION_INT, FIELD(rank), "N", "size of the LoRA", 1, 1024},
+    {"alpha", OPTION_NUMBER, FIELD(alpha), "X", "scale: the LoRA counts alpha/rank; 0 means as much as rank", 0, 100000},
+    {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp or all", .choices = "attn|attn-mlp|all"},
+    {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
+    {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate", 0, 10},
+    {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "constant, cosine or linear", .choices = "constant|cosine|linear"},
+    {"warmup", OPTION_INT, FIELD(warmup), "N", "steps over which the learning rate rises (none)", 0, 10000000},
+    {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X", "AdamW's weight decay", 0, 10},
+    {"max-grad-norm", OPTION_NUMBER, FIELD(max_grad_norm), "X", "longer gradients are clipped; 0 never clips", 0, 1e9},
+    {"weighting", OPTION_CHOICE, FIELD(weighting), "NAME", "how times count in the loss: none, min-snr or debiased",
+     .choices = "none|min-snr|debiased"},
+    {"snr-gamma", OPTION_NUMBER, FIELD(snr_gamma), "X", "cap of min-snr", 0, 1000},
+    {"resolution", OPTION_INT, FIELD(resolution), "N", "pixels, a multiple of 8; the model's own if not given", 8, 16384},
+    {"checkpointing", OPTION_CHOICE, FIELD(checkpointing), "WHEN", "recompute activations to save memory: on, off, auto when it\nwould not fit otherwise",
+     .choices = "auto|on|off"},
+    {"seed", OPTION_SEED, FIELD(seed), "N", "of the LoRA's start, the order of pictures, noise and times (1)"},
+    {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "numbers in the file: f16 or f32", .choices = "f16|f32"},
+    {"sample-prompt", OPTION_LIST, FIELD(sample_prompts), "TEXT", "drawn while training goes on"},
+    {"sample-every", OPTION_INT, FIELD(sample_every), "N", "steps between sample sheets (none)", 0, 10000000},
+    {"sample-steps", OPTION_INT, FIELD(sample_steps), "N", "sampling steps of the samples", 1, 1000},
+    {"sample-cfg", OPTION_NUMBER, FIELD(sample_cfg), "X", "guidance of the samples", 0, 100},
+    {"save-every", OPTION_INT, FIELD(save_every), "N", "steps between copies of the LoRA (none)", 0, 10000000},
+    {"resume", OPTION_FLAG, FIELD(resume), NULL, "go on where Ctrl-C or --stop-after ended"},
+    {"stop-after", OPTION_INT, FIELD(stop_after), "N", "do this many steps now and leave the rest to --resume", 0, 10000000},
+    {"log", OPTION_TEXT, FIELD(log), "FILE.jsonl", "one JSON line per step"},
+    {"dry-run", OPTION_FLAG, FIELD(dry_run), NULL, "print what would happen and how much it would take"},
+};
+
+static struct train_options default_options(const struct train_params *d) {
+    return (struct train_options){.targets = "attn-mlp", .lr_schedule = "cosine", .checkpointing = "auto", .weighting = "none",
+                                  .dtype = d->half ? "f16" : "f32", .steps = d->steps, .rank = d->rank, .batch = d->batch,
+                                  .accumulate = d->accumulate, .sample_steps = d->sample_steps, .lr = d->lr, .weight_decay = d->weight_decay,
+                                  .max_grad_norm = d->max_grad_norm, .snr_gamma = d->snr_gamma, .sample_cfg = d->sample_cfg, .seed = d->seed};
+}
+
+static bool params_from(const struct train_options *o, struct train_params *p, struct error *e) {
+    p->data = o->data, p->out = o->out, p->caption = o->caption, p->log = o->log;
+    p->steps = o->steps, p->rank = o->rank, p->batch = o->batch, p->accumulate = o->accumulate, p->resolution = o->resolution;
+    p->alpha = (float)o->alpha, p->lr = (float)o->lr, p->weight_decay = (float)o->weight_decay;
+    p->max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->warmup = o->warmup;
+    p->train_text_encoder = o->text, p->seed = o->seed, p->resume = o->resume, p->stop_after = o->stop_after;
+    p->sample_prompts = o->sample_prompts.items, p->n_sample_prompts = o->sample_prompts.n;
+    p->sample_every = o->sample_every, p->sample_steps = o->sample_steps, p->sample_cfg = (float)o->sample_cfg;
+    p->save_every = o->save_every, p->half = !strcmp(o->dtype, "f16");
+    p->remat = !strcmp(o->checkpointing, "on") ? TRAIN_REMAT_ON : !strcmp(o->checkpointing, "off") ? TRAIN_REMAT_OFF : TRAIN_REMAT_AUTO;
+    return train_schedule_parse(o->lr_schedule, &p->schedule, e) && lora_selection_parse(o->targets, &p->targets, e) &&
+           target_weighting_parse(o->weighting, &p->weighting, e) && common_check_out("out", o->out, "safetensors", e) &&
+           (!o->log || common_check_out("log", o->log, "jsonl", e));
+}
+
+/* ---- The plan ---- */
+
+static void print_bytes(const char *what, int64_t bytes, const char *more) {
+    char text[COMMON_BYTES_TEXT];
+    if (bytes) printf("  %-22s %s%s\n", what, common_bytes_text(bytes, text), more);
+}
+
+static void print_plan(const struct train_plan *p, const struct train_options *o, double flops_per_second) {
+    printf("pictures    %zu in %s, an epoch shows %zu", p->n_pictures, TEXT_SHOW(o->data), p->n_per_epoch);
+    printf("; steps are %.1f epochs\n", (double)o->steps * o->batch * o->accumulate / (double)p->n_per_epoch);
+    printf("captions    %zu from .txt files, %zu from folder names, %zu from --caption\n", p->n_from[DATASET_CAPTION_FILE],
+           p->n_from[DATASET_CAPTION_FOLDER], p->n_from[DATASET_CAPTION_DEFAULT]);
+    printf("size        %dx%d, %d at a time%s\n", p->resolution, p->resolution, o->batch, p->remat ? ", recomputing activations" : "");
+    printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", o->rank, p->n_layers, o->targets, (long long)p->n_params);
+    char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
+    printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
+    print_bytes("UNet", p->unet_bytes, "");
+    print_bytes("text encoder", p->text_bytes, o->text ? "" : ", only while captions are read");
+    print_bytes("VAE", p->vae_bytes, ", only while pictures are read");
+    print_bytes("LoRA", p->adapter_bytes, "");
+    print_bytes("gradients", p->gradient_bytes, "");
+    print_bytes("AdamW's moments", p->moment_bytes, "");
+    print_bytes("activations", p->activation_bytes, "");
+    print_bytes("inputs, outputs", p->io_bytes, "");
+    print_bytes("prepared weights", p->prepared_bytes, "");
+    if (p->flops_per_step <= 0 || flops_per_second <= 0) return;
+    char time[COMMON_BYTES_TEXT];
+    printf("time        about %s: %d steps of %.1f GFLOP at %.0f GFLOP/s\n",
+           common_seconds_text(o->steps * o->accumulate * p->flops_per_step / flops_per_second, time), o->steps,
+           p->flops_per_step * 1e-9, flops_per_second * 1e-9);
+}
+
+/* Products are what most of the time goes to; a whole step runs at about half their rate. */
+static bool dry_run(struct trainer *t, struct engine *engine, const struct train_options *o, struct error *e) {
+    struct bench_result r;
+    const struct bench_op op = {BENCH_GEMM, {1024, 1280, 1280}};
+    if (!bench_run_op(engine->dev, &op, 0.3, &r, e)) return false;
+    struct train_plan plan = trainer_plan(t);
+    print_plan(&plan, o, r.flops / r.best / 2);
+    return true;
+}
+
+/* ---- The run ---- */
+
+struct watch {
+    double last_line;
+};
+
+static void on_report(void *ctx, const struct train_report *r) {
+    struct watch *w = ctx;
+    double now = os_now_seconds();
+    bool last = r->step == r->steps;
+    if (!os_stderr_is_terminal() && !last && r->step > 1 && now - w->last_line < 10) return;
+    w->last_line = now;
+    char left[COMMON_BYTES_TEXT], bytes[COMMON_BYTES_TEXT];
+    log_progress("step %d of %d, loss %.4f (mean %.4f), %.2f steps/s, %s left, %s", r->step, r->steps, (double)r->loss, (double)r->loss_mean,
+                 r->steps_per_second, common_seconds_text(r->eta_seconds, left), common_bytes_text(r->device_bytes, bytes));
+}
+
+static bool train(struct trainer *t, const struct train_options *o, double started, struct error *e) {
+    struct watch w = {0};
+    struct train_callbacks cb = {on_report, &w};
+    bool finished;
+    if (!trainer_run(t, &cb, &finished, e)) return false;
+    char time[COMMON_BYTES_TEXT];
+    common_seconds_text(os_now_seconds() - started, time);
+    if (finished) {
+        printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, o->rank, o->steps, time);
+        return true;
+    }
+    struct arena *a = arena_create(NULL);
+    printf("stopped after %s; the same command with --resume goes on from %s\n", time, trainer_state_path(a, o->out));
+    arena_destroy(&a);
+    return true;
+}
+
+bool cmd_train(int argc, char **argv, struct error *e) {
+    struct arena *a = arena_create(NULL);
+    struct common common = {0};
+    struct train_params params = train_params_default();
+    struct train_options o = default_options(&params);
+    struct option_command cmd = {.usage = "train --model DIR --data DIR --out FILE.safetensors [options]",
+                                 .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the same bytes.",
+                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common)}, .n_tables = 2};
+    struct option_result given;
+    struct engine *engine = NULL;
+    struct trainer *t = NULL;
+    double started = os_now_seconds();
+    bool ok = option_parse(&cmd, argc, argv, a, &given, e);
+    if (ok && given.help) option_print_help(&cmd);
+    else if (ok) {
+        common_apply(&common);
+        ok = params_from(&o, &params, e) && (engine = common_engine(&common, o.model, e)) &&
+             (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run ? dry_run(t, engine, &o, e) : train(t, &o, started, e));
+    }
+    trainer_destroy(&t);
+    ok = common_close(&engine, ok, e);
+    arena_destroy(&a);
+    return ok;
+}
