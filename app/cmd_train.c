@@ -108,7 +108,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     if (p->flops_per_step <= 0 || flops_per_second <= 0) return;
     char time[COMMON_BYTES_TEXT];
     printf("time        about %s: %d steps of %.1f GFLOP at %.0f GFLOP/s\n",
-           common_seconds_text(o->steps * o->accumulate * p->flops_per_step / flops_per_second, time), o->steps,
+           common_seconds_text(o->steps * p->flops_per_step / flops_per_second, time), o->steps,
            p->flops_per_step * 1e-9, flops_per_second * 1e-9);
 }
 

@@ -21,7 +21,7 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
 bool common_close(struct engine **engine, bool ok, struct error *e);
 
 /* "3.2 GiB", "410 MiB", "12 KiB". */
-enum { COMMON_BYTES_TEXT = 24 };
+enum { COMMON_BYTES_TEXT = 48 };
 char *common_bytes_text(int64_t bytes, char dst[COMMON_BYTES_TEXT]);
 /* "2 h 05 min", "3 min 20 s", "12.3 s". */
 char *common_seconds_text(double seconds, char dst[COMMON_BYTES_TEXT]);

@@ -68,7 +68,8 @@ static void read_limits(struct gpu_device *dev) {
         if (dev->memory_properties.memoryHeaps[h].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT &&
             (int64_t)dev->memory_properties.memoryHeaps[h].size > dev->memory_total)
             dev->memory_total = (int64_t)dev->memory_properties.memoryHeaps[h].size;
-    if (cpu && (int64_t)os_memory_total() < dev->memory_total) dev->memory_total = (int64_t)os_memory_total();
+    /* Lavapipe's heap is a round number; what it hands out is the host's memory. */
+    if (cpu) dev->memory_total = (int64_t)os_memory_total();
     if (dev->params.memory_limit && dev->params.memory_limit < dev->memory_total) dev->memory_total = dev->params.memory_limit;
 }
 

@@ -169,6 +169,7 @@ int gpu_device_list(struct gpu_listing *out, int max, struct error *err) {
         for (uint32_t h = 0; h < mem.memoryHeapCount; h++)
             if (mem.memoryHeaps[h].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT && (int64_t)mem.memoryHeaps[h].size > l->memory_bytes)
                 l->memory_bytes = (int64_t)mem.memoryHeaps[h].size;
+        if (p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU) l->memory_bytes = (int64_t)os_memory_total();
         l->usable = device_usable(list[i], l->reason, sizeof l->reason);
     }
     vkDestroyInstance(probe.instance, NULL);

@@ -20,7 +20,7 @@ static bool encode_pictures(struct trainer *t, struct error *err) {
         ok = ok && dataset_load(a, &t->data.samples[i], size, size, &im, err) &&
              vae_session_encode(vae, im.rgb, t->moments + i * each, err);
         arena_destroy(&a);
-        log_progress("reading pictures: %zu of %zu", i + 1, t->data.n);
+        if (os_stderr_is_terminal() || i + 1 == t->data.n) log_progress("reading pictures: %zu of %zu", i + 1, t->data.n);
     }
     vae_session_destroy(&vae);
     engine_unload(t->e, ENGINE_VAE);
