@@ -7,8 +7,6 @@
 #include "base/log.h"
 #include "base/os.h"
 #include "base/text.h"
-#include "engine/bench.h"
-#include "io/json.h"
 #include "train/trainer.h"
 
 /* What the parser fills; becomes struct train_params. */
@@ -87,7 +85,7 @@ static void print_bytes(const char *what, int64_t bytes, const char *more) {
     if (bytes) printf("  %-22s %s%s\n", what, common_bytes_text(bytes, text), more);
 }
 
-static void print_plan(const struct train_plan *p, const struct train_options *o, double flops_per_second) {
+static void print_plan(const struct train_plan *p, const struct train_options *o) {
     printf("pictures    %zu in %s, an epoch shows %zu", p->n_pictures, TEXT_SHOW(o->data), p->n_per_epoch);
     printf("; steps are %.1f epochs\n", (double)o->steps * o->batch * o->accumulate / (double)p->n_per_epoch);
     printf("captions    %zu from .txt files, %zu from folder names, %zu from --caption\n", p->n_from[DATASET_CAPTION_FILE],
@@ -105,21 +103,9 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     print_bytes("activations", p->activation_bytes, "");
     print_bytes("inputs, outputs", p->io_bytes, "");
     print_bytes("prepared weights", p->prepared_bytes, "");
-    if (p->flops_per_step <= 0 || flops_per_second <= 0) return;
     char time[COMMON_BYTES_TEXT];
-    printf("time        about %s: %d steps of %.1f GFLOP at %.0f GFLOP/s\n",
-           common_seconds_text(o->steps * p->flops_per_step / flops_per_second, time), o->steps,
-           p->flops_per_step * 1e-9, flops_per_second * 1e-9);
-}
-
-/* Products are what most of the time goes to; a whole step runs at about half their rate. */
-static bool dry_run(struct trainer *t, struct engine *engine, const struct train_options *o, struct error *e) {
-    struct bench_result r;
-    const struct bench_op op = {BENCH_GEMM, {1024, 1280, 1280}};
-    if (!bench_run_op(engine->dev, &op, 0.3, &r, e)) return false;
-    struct train_plan plan = trainer_plan(t);
-    print_plan(&plan, o, r.flops / r.best / 2);
-    return true;
+    printf("time        about %s: %d steps of %.1f GFLOP\n", common_seconds_text(o->steps * p->step_seconds, time), o->steps,
+           p->flops_per_step * 1e-9);
 }
 
 /* ---- The run ---- */
@@ -173,7 +159,11 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     else if (ok) {
         common_apply(&common);
         ok = params_from(&o, &params, e) && (engine = common_engine(&common, o.model, e)) &&
-             (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run ? dry_run(t, engine, &o, e) : train(t, &o, started, e));
+             (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
+        if (ok && o.dry_run) {
+            struct train_plan plan = trainer_plan(t);
+            print_plan(&plan, &o);
+        }
     }
     trainer_destroy(&t);
     ok = common_close(&engine, ok, e);

@@ -41,7 +41,7 @@ int gpu_device_pipelines(const struct gpu_device *dev, struct gpu_pipeline_use *
 
 /* A line per device for `atelier devices`. */
 struct gpu_listing {
-    char name[256], driver[256], kind[32];
+    char name[256], driver[520], kind[32];
     int64_t memory_bytes;
     uint32_t subgroup, shared_bytes;
     bool usable;

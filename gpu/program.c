@@ -225,12 +225,6 @@ static double node_flops(const struct graph *g, const struct node *node) {
     }
 }
 
-double gpu_graph_flops(const struct graph *g) {
-    double sum = 0;
-    for (int i = 0; i < g->n_nodes; i++) sum += node_flops(g, &g->nodes[i]);
-    return sum;
-}
-
 int gpu_program_timings(const struct gpu_program *prog, struct gpu_timing *out, int max) {
     int n = prog->g->n_nodes < max ? prog->g->n_nodes : max;
     for (int i = 0; i < n && prog->seconds; i++)

@@ -53,7 +53,6 @@ struct gpu_timing {
     double seconds;
     double flops; /* multiply-adds counted twice; 0 where it is not arithmetic that counts */
 };
-double gpu_graph_flops(const struct graph *g); /* of one run, counted like gpu_timing.flops */
 int gpu_program_timings(const struct gpu_program *prog, struct gpu_timing *out, int max);
 /* Multiply-adds of a whole tape, counted twice. */
 double gpu_graph_flops(const struct graph *g);

@@ -168,7 +168,6 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
     }
     struct train_plan *p = &t->plan;
     p->remat = remat;
-    p->flops_per_step = gpu_graph_flops(t->tape.g) * t->params.accumulate;
     p->activation_bytes = use.activations, p->io_bytes = use.io, p->prepared_bytes = use.prepared;
     p->peak_bytes = resident_bytes(t) + use.activations + use.io + use.prepared;
     if (p->peak_bytes > p->device_bytes)
