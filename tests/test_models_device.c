@@ -3,14 +3,16 @@
 #include "tests/support/cm.h"
 #include "tests/support/lora_checks.h"
 #include "tests/support/model_checks.h"
+#include "tests/support/test_device.h"
 
 #include "base/os.h"
 #include "gpu/device.h"
 
 static struct gpu_device *open_device(enum kernel_class class, bool f32) {
+    if (!test_device_runs(class)) skip();
     struct error e = {0};
     struct gpu_params p = {
-        .device = "cpu", .force_class = class, .f32 = f32, .cache_dir = ATELIER_BINARY_DIR "/test-cache"};
+        .device = test_device(), .force_class = class, .f32 = f32, .cache_dir = ATELIER_BINARY_DIR "/test-cache"};
     struct gpu_device *dev = gpu_device_create(&p, &e);
     if (!dev) fail_msg("%s", e.text);
     return dev;

@@ -1,6 +1,7 @@
 /* Every kernel row that accepts a case, against the op's double reference: values, texels it must not
  * touch, zero channel padding, updates in place. Rows of the gpu class run on lavapipe too, in f32 and f16.
- * ATELIER_TEST_OP=matmul and ATELIER_TEST_RIG=cpu narrow it; ATELIER_VALIDATE=1 adds validation. */
+ * ATELIER_TEST_OP=matmul and ATELIER_TEST_RIG=cpu narrow it; ATELIER_VALIDATE=1 adds validation;
+ * ATELIER_TEST_DEVICE=gpu runs the gpu class on a real one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +14,7 @@
 #include "base/half.h"
 #include "gpu/program.h"
 #include "tests/support/op_cases.h"
+#include "tests/support/test_device.h"
 
 struct rig {
     const char *name;
@@ -303,7 +305,7 @@ static void test_op(void **state) {
         int ran = 0;
         for (int k = 0; k < op_case_count; k++) {
             const struct op_case *c = &op_cases[k];
-            if (c->op != t->op || (c->big && t->rig->cls == KERNEL_GPU)) continue;
+            if (c->op != t->op || (c->big && t->rig->cls == KERNEL_GPU && test_device_is_cpu())) continue;
             bad += !try_row(t->rig, c, row, MODE_PLAIN, &ran);
             if (has_weight(t->op)) bad += !try_row(t->rig, c, row, MODE_FROZEN, &ran);
             if (in_place_case(c) && !c->big) bad += !try_row(t->rig, c, row, MODE_IN_PLACE, &ran);
@@ -333,7 +335,7 @@ static void test_every_case_has_a_row(void **state) {
 }
 
 static bool open_rig(struct rig *rig, struct error *err) {
-    struct gpu_params p = {.device = "cpu", .force_class = rig->cls, .f32 = rig->f32, .validate = getenv("ATELIER_VALIDATE") != NULL};
+    struct gpu_params p = {.device = test_device(), .force_class = rig->cls, .f32 = rig->f32, .validate = getenv("ATELIER_VALIDATE") != NULL};
     rig->dev = gpu_device_create(&p, err);
     if (!rig->dev) return false;
     rig->storage = gpu_device_storage(rig->dev);
@@ -346,6 +348,7 @@ int main(void) {
     for (size_t r = 0; r < sizeof rigs / sizeof *rigs; r++) {
         struct rig *rig = &rigs[r];
         if (only_rig && strncmp(rig->name, only_rig, strlen(only_rig))) continue;
+        if (!test_device_runs(rig->cls)) continue;
         struct error err;
         if (!open_rig(rig, &err)) {
             fprintf(stderr, "%s: %s\n", rig->name, err.text);

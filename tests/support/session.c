@@ -4,15 +4,17 @@
 
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
+#include "tests/support/test_device.h"
 
 const char *const session_minis[N_MINIS] = {"mini-sd1", "mini-sd2", "mini-xl", "mini-odd"};
 const struct session_rig session_rigs[SESSION_RIGS] = {{"cpu", KERNEL_CPU, true}, {"gpu f32", KERNEL_GPU, true}, {"gpu f16", KERNEL_GPU, false}};
 
 struct engine *session_open(const char *mini, int rig) {
+    if (!test_device_runs(session_rigs[rig].cls)) skip();
     struct error e = {{0}};
     struct arena *a = arena_create(NULL);
     struct engine_params p = {.model = golden_path(a, mini),
-                              .gpu = {.device = "cpu", .force_class = session_rigs[rig].cls, .f32 = session_rigs[rig].f32,
+                              .gpu = {.device = test_device(), .force_class = session_rigs[rig].cls, .f32 = session_rigs[rig].f32,
                                       .validate = getenv("ATELIER_VALIDATE") != NULL, .cache_dir = ATELIER_BINARY_DIR "/test-cache"}};
     struct engine *engine = engine_open(&p, &e);
     arena_destroy(&a);
