@@ -23,8 +23,8 @@ struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *
     int64_t total = 0;
     for (int i = 0; i < set->n_chunks; i++) total += chunk_bytes(set, i);
     if (dev->memory_used + total > dev->memory_total) {
-        error_set(err, "%s needs %.0f MiB on %s, which has %.0f of %.0f MiB left.", set->name, (double)total / 1048576,
-                  dev->properties.deviceName, (double)(dev->memory_total - dev->memory_used) / 1048576,
+        error_set(err, "%s needs %.0f MiB on %s, which has %.0f of %.0f MiB left; allow more with --memory, or choose a larger "
+                  "device with --device.", set->name, (double)total / 1048576, dev->properties.deviceName, (double)(dev->memory_total - dev->memory_used) / 1048576,
                   (double)dev->memory_total / 1048576);
         return NULL;
     }

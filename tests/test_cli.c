@@ -1,0 +1,322 @@
+/* The program as a person runs it: what it makes, and that bad input gets one sentence, exit code 1 and no files. */
+#define _GNU_SOURCE
+#include "tests/support/cm.h"
+#include "tests/support/scratch.h"
+
+#include "base/arena.h"
+#include "base/os.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DATA ATELIER_SOURCE_DIR "/tests/data/"
+#define SMALL "--width 32 --height 32 --steps 2"
+
+static struct arena *memory;
+static char *out_text, *err_text; /* of the last run */
+static const char *base;          /* the scratch folder */
+
+static char *slurp(const char *path) {
+    struct os_map m;
+    if (!os_file_map(&m, path, NULL)) return arena_strdup(memory, "");
+    char *text = arena_strndup(memory, (const char *)m.data, m.bytes);
+    os_file_unmap(&m);
+    return text;
+}
+
+static int shell(const char *command) {
+    int status = system(command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+
+/* Runs `prefix atelier args` in the scratch folder; the exit code. $M is the folder of test data. */
+static int run(const char *prefix, const char *args) {
+    const char *command = arena_printf(memory, "cd '%s' && export M='%s'; %s '%s/atelier' %s >stdout 2>stderr", base, DATA, prefix,
+                                       ATELIER_BINARY_DIR, args);
+    int code = shell(command);
+    out_text = slurp(scratch_path("stdout"));
+    err_text = slurp(scratch_path("stderr"));
+    return code;
+}
+
+#define RUN_OK(...)                                                                                                    \
+    do {                                                                                                               \
+        const char *args_ = arena_printf(memory, __VA_ARGS__);                                                         \
+        int code_ = run("", args_);                                                                                    \
+        if (code_) fail_msg("atelier %s: exit code %d: %s", args_, code_, err_text);                                   \
+    } while (0)
+
+static bool exists(const char *name) { return os_path_exists(scratch_path(name)); }
+
+static bool same_bytes(const char *a, const char *b) {
+    struct os_map x, y;
+    if (!os_file_map(&x, scratch_path(a), NULL)) return false;
+    bool same = os_file_map(&y, scratch_path(b), NULL) && x.bytes == y.bytes && memcmp(x.data, y.data, x.bytes) == 0;
+    os_file_unmap(&x);
+    os_file_unmap(&y);
+    return same;
+}
+
+static int lines(const char *s) {
+    int n = 0;
+    for (; *s; s++) n += *s == '\n';
+    return n;
+}
+
+/* The last line of stderr is the sentence; nothing may lie in the folder `out`. */
+static void expect_failure(const char *prefix, const char *args, const char *fragment) {
+    int code = run(prefix, args);
+    const char *said = strstr(err_text, "atelier: ");
+    if (code != 1) os_file_remove(scratch_path("out/x.png"), NULL);
+    if (code != 1) fail_msg("atelier %s: exit code %d instead of 1: %s", args, code, err_text);
+    if (!said || lines(said) != 1 || !strstr(said, fragment)) fail_msg("atelier %s: wanted \"%s\", got: %s", args, fragment, err_text);
+    struct os_entry *list;
+    size_t n;
+    assert_true(os_dir_list(memory, scratch_path("out"), &list, &n, NULL));
+    if (!n) return;
+    const char *left = list[0].name;
+    os_file_remove(scratch_path(arena_printf(memory, "out/%s", left)), NULL);
+    fail_msg("atelier %s left %s behind", args, left);
+}
+
+/* ---- Broken models ---- */
+
+static void copy_model(const char *name, const char *then) {
+    assert_int_equal(shell(arena_printf(memory, "cd '%s' && cp -r '%smini-sd1' %s && chmod -R u+w %s && cd %s && %s", base, DATA, name, name,
+                                        name, then)), 0);
+}
+
+/* Replaces text by text of the same length, once, also in binary files. */
+static void patch(const char *file, const char *from, const char *to) {
+    assert_int_equal(strlen(from), strlen(to));
+    struct os_map m;
+    assert_true(os_file_map(&m, scratch_path(file), NULL));
+    char *copy = arena_alloc(memory, m.bytes);
+    memcpy(copy, m.data, m.bytes);
+    char *at = memmem(copy, m.bytes, from, strlen(from));
+    if (!at) fail_msg("%s has no %s", file, from);
+    memcpy(at, to, strlen(to));
+    size_t bytes = m.bytes;
+    os_file_unmap(&m);
+    assert_true(os_file_write_atomic(scratch_path(file), copy, bytes, NULL));
+}
+
+static int setup(void **state) {
+    if (scratch_make(state) != 0) return -1;
+    memory = arena_create(NULL);
+    base = arena_strdup(memory, scratch_path(""));
+    setenv("ATELIER_CACHE_DIR", arena_strdup(memory, scratch_path("cache")), 1);
+    return os_dir_make(scratch_path("out"), NULL) ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    arena_destroy(&memory);
+    return scratch_drop(state);
+}
+
+static void models_that_do_not_hold_together(void **s) {
+#define GENERATE(model) "generate --model " model " --prompt x " SMALL " --out out/x.png"
+    expect_failure("", GENERATE("nowhere"), "no model folder nowhere");
+    copy_model("no-unet", "rm unet/config.json");
+    expect_failure("", GENERATE("no-unet"), "unet/config.json is missing");
+    copy_model("no-weights", "rm vae/*.safetensors");
+    expect_failure("", GENERATE("no-weights"), "no weights for vae");
+    copy_model("no-words", "rm tokenizer/merges.txt");
+    expect_failure("", GENERATE("no-words"), "merges.txt");
+    copy_model("no-schedule", "rm -r scheduler");
+    expect_failure("", GENERATE("no-schedule"), "scheduler_config.json is missing");
+    copy_model("shape", "true");
+    patch("shape/unet/diffusion_pytorch_model.safetensors", "[16,4,3,3]", "[16,4,9,1]");
+    expect_failure("", GENERATE("shape"), "conv_in.weight");
+    copy_model("block", "true");
+    patch("block/unet/config.json", "CrossAttnDownBlock2D", "CrossAttnDownBlock3D");
+    expect_failure("", GENERATE("block"), "CrossAttnDownBlock3D");
+    copy_model("cut", "truncate -s 100000 unet/*.safetensors");
+    expect_failure("", GENERATE("cut"), "diffusion_pytorch_model.safetensors");
+    copy_model("lie", "printf '\\377\\377\\377\\377\\377\\377\\377\\177' | dd of=vae/diffusion_pytorch_model.safetensors conv=notrunc 2>/dev/null");
+    expect_failure("", GENERATE("lie"), "vae/diffusion_pytorch_model.safetensors");
+    copy_model("json", "echo '{' > unet/config.json");
+    expect_failure("", GENERATE("json"), "unet/config.json");
+    expect_failure("", "inspect cut", "diffusion_pytorch_model.safetensors");
+}
+
+static void options_that_make_no_sense(void **s) {
+#define MINI "--model $M/mini-sd1 "
+    expect_failure("", "genrate", "did you mean \"generate\"?");
+    expect_failure("", "generate --modle x", "did you mean --model?");
+    expect_failure("", "generate --out out/x.png --prompt x", "--model DIR is needed");
+    expect_failure("", "generate " MINI "--out out/x.png", "--prompt TEXT is needed");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.jpg", "must end in .png");
+    expect_failure("", "generate " MINI "--prompt x --out none/x.png", "no folder none");
+    expect_failure("", "generate " MINI "--prompt x --out", "--out needs a value");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --steps 0", "from 1 to 1000");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --cfg=much", "must be a number");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --seed -1", "whole number");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --sampler best", "must be one of ddim|euler");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --grid=yes", "takes no value");
+    expect_failure("", "generate " MINI "--prompt a cat --out out/x.png", "need quotes");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --width 100", "multiples of 8");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --count 2 --trace out/t.safetensors", "records one picture");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --strengths 0,1", "add --lora");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --device nothing", "No usable Vulkan device matches \"nothing\"");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png " SMALL " --memory 1", "MiB");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --kernel matmul=best", "matmul=best");
+    expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "generate " MINI "--prompt x --out out/x.png", "Vulkan");
+    expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "devices", "Vulkan");
+    scratch_write("bad.json", "{\"stepz\": 3}", 12);
+    expect_failure("", "generate --config bad.json " MINI "--prompt x --out out/x.png", "did you mean --steps?");
+}
+
+static void loras_that_do_not_fit(void **s) {
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora none.safetensors", "no LoRA file none.safetensors");
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-odd.lora.safetensors", "does not fit this model");
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-sd1.golden.safetensors", "mini-sd1.golden");
+    expect_failure("", "generate " MINI "--prompt '<lora:z:1>' " SMALL " --out out/x.png", "--lora-dir");
+    expect_failure("", "generate " MINI "--prompt '<lora:z:1>' --lora-dir $M " SMALL " --out out/x.png", "mini-sd1.lora");
+    assert_int_equal(shell(arena_printf(memory, "head -c 5000 '%smini-sd1.lora.safetensors' > '%s/cut.safetensors'", DATA, base)), 0);
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora cut.safetensors", "cut.safetensors");
+    expect_failure("", "inspect cut.safetensors", "cut.safetensors");
+    expect_failure("", "inspect nowhere", "no file or folder nowhere");
+    expect_failure("", "inspect stdout", "none of what inspect knows");
+}
+
+/* ---- Pictures ---- */
+
+static void a_picture_carries_its_recipe(void **s) {
+    RUN_OK("generate " MINI SMALL " --prompt 'a cat, <3' --negative dog --sampler euler-a --schedule karras --cfg 3.25 --seed 18446744073709551615 "
+           "--lora $M/mini-sd1.lora.safetensors:0.75 --out a.png");
+    assert_non_null(strstr(out_text, "a.png: 1 picture of 32x32, 2 steps"));
+    RUN_OK("generate " MINI "--from a.png --lora-dir $M --out b.png");
+    assert_true(same_bytes("a.png", "b.png"));
+    RUN_OK("generate " MINI "--from a.png --lora-dir $M --seed 3 --out c.png");
+    assert_false(same_bytes("a.png", "c.png"));
+    RUN_OK("inspect a.png");
+    assert_non_null(strstr(out_text, "a cat, <3"));
+    assert_non_null(strstr(out_text, "guidance 3.25, seed 18446744073709551615, 32x32"));
+    expect_failure("", "generate " MINI "--from a.png --out out/d.png", "no LoRA \"mini-sd1.lora\"");
+}
+
+static void sheets_and_counts(void **s) {
+    RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora $M/mini-sd1.lora.safetensors "
+           "--strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
+    RUN_OK("generate " MINI "--from sheet.png --lora-dir $M --out sheet2.png");
+    assert_true(same_bytes("sheet.png", "sheet2.png"));
+    RUN_OK("generate " MINI SMALL " --prompt cat --seed 5 --count 2 --out many.png");
+    assert_true(exists("many-001.png") && exists("many-002.png") && !exists("many.png"));
+    RUN_OK("generate " MINI SMALL " --prompt cat --seed 6 --out six.png");
+    assert_true(same_bytes("six.png", "many-002.png"));
+    static const char config[] = "{\"prompt\": [\"cat\"], \"steps\": 2, \"width\": 32, \"height\": 32, \"seed\": 9}";
+    scratch_write("config.json", config, sizeof config - 1);
+    RUN_OK("generate --config config.json " MINI "--seed=6 --out six2.png");
+    assert_true(same_bytes("six.png", "six2.png"));
+    RUN_OK("generate " MINI SMALL " --prompt cat --seed 6 --out six.png --trace t.safetensors");
+    RUN_OK("inspect --all t.safetensors");
+    assert_non_null(strstr(out_text, "latents_002 F32 [1, 4, 4, 4]"));
+}
+
+static void long_prompts_warn(void **s) {
+    RUN_OK("generate " MINI SMALL " --out long.png --prompt \"$(yes cat | head -n 120 | tr '\\n' ' ')\"");
+    assert_non_null(strstr(err_text, "warning: "));
+    assert_non_null(strstr(err_text, "dropped"));
+    assert_true(exists("long.png"));
+}
+
+static void interrupts_leave_nothing(void **s) {
+    expect_failure("timeout --preserve-status -s INT 3", "generate " MINI "--steps 1000 --count 1000 --grid --prompt x --out out/x.png", "nothing was written");
+}
+
+/* A limit on file sizes stands in for a full disk; a real small one where we may mount. */
+static void full_disks(void **s) {
+    expect_failure("trap '' XFSZ; ulimit -f 1;", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out out/x.png", "x.png");
+    if (shell(arena_printf(memory, "cd '%s' && mkdir tiny && mount -t tmpfs -o size=4k none tiny 2>/dev/null", base))) return;
+    int code = run("", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out tiny/x.png");
+    bool left = exists("tiny/x.png");
+    shell(arena_printf(memory, "umount '%s/tiny'", base));
+    assert_int_equal(code, 1);
+    assert_false(left);
+    assert_non_null(strstr(err_text, "x.png"));
+}
+
+/* ---- Training ---- */
+
+#define TRAIN "train " MINI "--resolution 32 --batch 2 --rank 2 --data "
+
+static void make_pictures(void) {
+    assert_int_equal(shell(arena_printf(memory, "cd '%s' && mkdir -p pictures && cp a.png pictures/a.png && cp c.png pictures/b.png && "
+                                                "echo 'a cat' > pictures/a.txt && echo 'a dog' > pictures/b.txt", base)), 0);
+}
+
+static void training_resumes_to_the_same_bytes(void **s) {
+    make_pictures();
+    RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out whole.safetensors --log whole.jsonl --sample-prompt cat --sample-every 3 --sample-steps 1");
+    RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out parts.safetensors --log parts.jsonl --stop-after 3");
+    assert_false(exists("parts.safetensors"));
+    assert_non_null(strstr(out_text, "--resume"));
+    RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out parts.safetensors --log parts.jsonl --resume");
+    assert_true(exists("whole-sample-000003.png"));
+    assert_string_equal(slurp(scratch_path("whole.jsonl")), slurp(scratch_path("parts.jsonl")));
+    assert_int_equal(lines(slurp(scratch_path("whole.jsonl"))), 6);
+    /* The names of the outputs stand in the metadata; the tensors must agree to the bit. */
+    RUN_OK("inspect whole.safetensors --model $M/mini-sd1");
+    const char *hash = strstr(out_text, "SHA-256 of the tensors ");
+    assert_non_null(hash);
+    char want[65];
+    memcpy(want, hash + 23, 64), want[64] = 0;
+    RUN_OK("inspect parts.safetensors --model $M/mini-sd1");
+    assert_non_null(strstr(out_text, want));
+    RUN_OK("generate " MINI SMALL " --prompt cat --lora whole.safetensors --out trained.png");
+}
+
+static void dry_runs_write_nothing(void **s) {
+    make_pictures();
+    RUN_OK(TRAIN "pictures --out out/x.safetensors --dry-run");
+    assert_non_null(strstr(out_text, "pictures    2 in pictures"));
+    assert_non_null(strstr(out_text, "activations"));
+    expect_failure("", "generate", "is needed");
+}
+
+static void folders_that_cannot_be_learnt(void **s) {
+    make_pictures();
+    expect_failure("", TRAIN "nowhere --out out/x.safetensors", "nowhere");
+    shell(arena_printf(memory, "cd '%s' && mkdir empty torn one silent && head -c 400 a.png > torn/a.png && echo x > torn/a.txt && cp a.png silent/", base));
+    expect_failure("", TRAIN "empty --out out/x.safetensors", "empty");
+    expect_failure("", TRAIN "torn --out out/x.safetensors", "torn/a.png");
+    expect_failure("", TRAIN "silent --out out/x.safetensors", "caption");
+    static const unsigned char dot[] = {0x89, 'P', 'N', 'G', 13, 10, 26, 10, 0, 0, 0, 13, 'I', 'H', 'D', 'R', 0, 0, 0, 1, 0, 0, 0, 1, 8, 2, 0, 0, 0,
+                                        0x90, 0x77, 0x53, 0xde, 0, 0, 0, 12, 'I', 'D', 'A', 'T', 0x78, 0x9c, 0x63, 0xf8, 0xcf, 0xc0, 0, 0,
+                                        3, 1, 1, 0, 0xc9, 0xfe, 0x92, 0xef, 0, 0, 0, 0, 'I', 'E', 'N', 'D', 0xae, 0x42, 0x60, 0x82};
+    scratch_write("one/dot.png", dot, sizeof dot);
+    expect_failure("", TRAIN "one --caption x --out out/x.safetensors", "dot.png");
+    expect_failure("", TRAIN "pictures --resolution 36 --out out/x.safetensors", "multiple of 8");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --resume", "resume");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --memory 1", "MiB");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --sample-every 3", "--sample-prompt");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --lr 10 --max-grad-norm 0 --lr-schedule constant --steps 500", "no longer a number at step");
+}
+
+static void everything_has_help(void **s) {
+    static const char *const commands[] = {"", "train", "generate", "inspect", "devices", "bench"};
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        RUN_OK("%s --help", commands[i]);
+        assert_non_null(strstr(out_text, "usage: atelier"));
+    }
+    RUN_OK("devices");
+    RUN_OK("inspect $M/mini-sd1");
+    RUN_OK("inspect $M/mini-sd1.lora.safetensors --model $M/mini-sd1");
+    assert_non_null(strstr(out_text, "of 120 modules can be applied"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
+        cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
+        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts),
+        cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
+        cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
+        cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
