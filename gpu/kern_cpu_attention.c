@@ -192,6 +192,35 @@ void cpu_attention_emit(struct emit *e) {
     if (e->out[1].address) emit_lse(e, &p, &f.stats);
 }
 
+/* --- forward in one pass: heads narrow enough for the loop's code to stay in the instruction cache ----- */
+bool cpu_flash_fits(const struct kernel_query *q) {
+    int width = graph_shape(q->g, q->node->in[0]).c / q->node->attr.attn.heads;
+    return width % 4 == 0 && width <= 96 && !q->node->attr.attn.causal;
+}
+int64_t cpu_flash_scratch(const struct kernel_query *q) {
+    struct plan p = make_plan(q);
+    return stats_bytes(&p);
+}
+void cpu_flash_emit(struct emit *e) {
+    struct plan p = make_plan(&e->q);
+    const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->out[0];
+    struct operand stats = operand_part(&e->scratch, 0, 1);
+    struct push_flash push = {
+        .q = ref_read(e, q), .k = ref_read(e, k), .v = ref_read(e, v), .o = ref_write(o), .stats = ref_write(&stats),
+        .heads = p.heads, .rows = p.rows, .keys = p.keys, .q_stride = q->stride, .k_stride = k->stride,
+        .v_stride = v->stride, .o_stride = o->stride, .stats_step = (int32_t)p.stats_step, .scale = p.scale,
+    };
+    /* Measured: the most reuse whose code still fits. */
+    int frags = p.head_planes <= 8 ? 4 : p.head_planes <= 12 ? 3 : 2, keys = p.head_planes <= 12 ? 3 : 2;
+    struct dispatch d = {.shader = "attention_flash", .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys},
+                         .n_spec = 3, .push = &push, .push_bytes = sizeof push, .reads = {q, k, v}, .n_reads = 3,
+                         .groups = {ceil_div(p.rows, frags * (int64_t)e->q.caps->subgroup), (uint32_t)p.heads, (uint32_t)p.n}};
+    emit_dispatch(e, &d);
+    if (!e->out[1].address) return;
+    emit_barrier(e);
+    emit_lse(e, &p, &stats);
+}
+
 /* --- gradient -------------------------------------------------------------------------------------- */
 int64_t cpu_attention_dx_scratch(const struct kernel_query *q) {
     struct plan p = make_plan(q);

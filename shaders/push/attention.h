@@ -16,3 +16,10 @@ struct push_repack {
     int from_stride, to_stride, rows;
     int from_width, to_width, channels; /* channels of `to` in all */
 };
+/* One pass over the keys. */
+struct push_flash {
+    REF q, k, v, o, stats;
+    int heads, rows, keys; /* per image */
+    int q_stride, k_stride, v_stride, o_stride, stats_step;
+    float scale;
+};
