@@ -46,6 +46,21 @@ static void rehash(struct nn_params *p) {
     for (int s = 0; s < p->set->n_slots; s++) p->buckets[bucket_of(p, p->set->slots[s].name)] = s + 1;
 }
 
+/* A config.json may ask for anything: what no device could hold is refused here. */
+static bool check_size(const struct tensor_set *set, const char *path, struct shape shape, struct error *e) {
+    int64_t texels = shape_texels(shape) + 2 * SET_ZERO_TEXELS,
+            chunks = sizeof set->chunk_texels / sizeof *set->chunk_texels;
+    double mib = (double)tensor_texel_bytes(set->dtype) / 1048576;
+    if (texels > set->max_chunk_texels)
+        return error_set(e, "%s would take %.0f MiB in one piece, but the device takes at most %.0f MiB",
+                         path, (double)texels * mib, (double)set->max_chunk_texels * mib);
+    if (set->n_chunks == chunks && set->chunk_texels[chunks - 1] + texels > set->max_chunk_texels)
+        return error_set(
+            e, "the weights up to %s would take more than %.0f MiB, which is all that this engine can place",
+            path, (double)(set->max_chunk_texels * chunks) * mib);
+    return true;
+}
+
 int nn_params_declare(struct nn_params *p, const char *path, struct shape shape, struct error *e) {
     int slot = nn_params_find(p, path);
     if (slot >= 0) {
@@ -59,6 +74,7 @@ int nn_params_declare(struct nn_params *p, const char *path, struct shape shape,
         error_set(e, "the loaded model has no parameter %s", path);
         return -1;
     }
+    if (!check_size(p->set, path, shape, e)) return -1;
     if (2 * (p->set->n_slots + 1) > p->n_buckets) rehash(p);
     slot = tensor_set_add(p->set, path, shape);
     p->buckets[bucket_of(p, path)] = slot + 1;

@@ -1,11 +1,14 @@
 /* Named parameters and configurations: what fits, and one clear sentence for what does not. */
 #include "tests/support/cm.h"
+#include "tests/support/golden.h"
 #include "tests/support/scratch.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/os.h"
+#include "base/rng.h"
 #include "nn/layers.h"
 #include "textenc/clip_build.h"
 #include "unet/build.h"
@@ -242,6 +245,24 @@ static void test_added(void **state) {
     ASSERT_SAYS(e, "2816");
 }
 
+/* Sizes that no device could hold end in a sentence, not in an allocation. */
+static void test_unet_huge(void **state) {
+    static const char *const texts[] = {
+        "{\"block_out_channels\": [65536, 65536], \"down_block_types\": [\"DownBlock2D\", \"DownBlock2D\"],"
+        "\"up_block_types\": [\"UpBlock2D\", \"UpBlock2D\"]}",
+        "{\"block_out_channels\": [4096], \"layers_per_block\": 8, \"transformer_layers_per_block\": 64,"
+        "\"down_block_types\": [\"CrossAttnDownBlock2D\"], \"up_block_types\": [\"CrossAttnUpBlock2D\"]}"};
+    for (int i = 0; i < 2; i++) {
+        struct error e = {0};
+        struct arena *a = arena_create(NULL);
+        struct unet_config cfg;
+        if (!unet_config_load(&cfg, write_text(texts[i]), &e)) fail_msg("%s", e.text);
+        assert_false(unet_declare(nn_params_create(a, "unet", TENSOR_F32, false, 0), &cfg, NULL, &e));
+        ASSERT_SAYS(e, "MiB");
+        arena_destroy(&a);
+    }
+}
+
 static void refuse_vae(const char *text, const char *word) {
     struct error e = {0};
     struct vae_config cfg;
@@ -302,13 +323,71 @@ static void test_clip_skip(void **state) {
     arena_destroy(&a);
 }
 
+/* Damaged configurations never crash; what still loads must build or say why not. */
+static void fuzz(const char *file, void (*declare)(const char *path)) {
+    struct os_map map;
+    struct error e = {0};
+    struct arena *a = arena_create(NULL);
+    if (!os_file_map(&map, golden_path(a, file), &e)) fail_msg("%s", e.text);
+    char *text = arena_alloc(a, map.bytes);
+    static const char bytes[] = "0123456789-.,[]{}\"nulltrue ";
+    struct rng rng;
+    rng_seed(&rng, 11);
+    for (int round = 0; round < 100; round++) {
+        memcpy(text, map.data, map.bytes);
+        for (uint32_t n = 1 + rng_randint(&rng, 3); n > 0; n--)
+            text[rng_randint(&rng, (uint32_t)map.bytes)] = bytes[rng_randint(&rng, sizeof bytes - 1)];
+        declare(scratch_write("config.json", text, map.bytes));
+    }
+    os_file_unmap(&map);
+    arena_destroy(&a);
+}
+
+static void declare_unet(const char *path) {
+    struct error e = {0};
+    struct unet_config cfg;
+    struct arena *a = arena_create(NULL);
+    bool ok = unet_config_load(&cfg, path, &e) &&
+              unet_declare(nn_params_create(a, "unet", TENSOR_F32, false, 0), &cfg, NULL, &e);
+    assert_true(ok || e.text[0]);
+    arena_destroy(&a);
+}
+
+static void declare_vae(const char *path) {
+    struct error e = {0};
+    struct vae_config cfg;
+    struct arena *a = arena_create(NULL);
+    bool ok = vae_config_load(&cfg, path, &e) &&
+              vae_declare(nn_params_create(a, "vae", TENSOR_F32, false, 0), &cfg, &e);
+    assert_true(ok || e.text[0]);
+    arena_destroy(&a);
+}
+
+static void declare_clip(const char *path) {
+    struct error e = {0};
+    struct clip_config cfg;
+    struct arena *a = arena_create(NULL);
+    bool ok = clip_config_load(&cfg, path, &e) &&
+              clip_declare(nn_params_create(a, "text", TENSOR_F32, false, 0), &cfg, NULL, &e);
+    assert_true(ok || e.text[0]);
+    arena_destroy(&a);
+}
+
+static void test_damaged(void **state) {
+    fuzz("mini-odd/unet/config.json", declare_unet);
+    fuzz("xl-parts/unet/config.json", declare_unet);
+    fuzz("mini-odd/vae/config.json", declare_vae);
+    fuzz("mini-odd/text_encoder/config.json", declare_clip);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read),          cmocka_unit_test(test_bind_refusals),
-        cmocka_unit_test(test_declare),       cmocka_unit_test(test_unet_refusals),
-        cmocka_unit_test(test_unet_lists),    cmocka_unit_test(test_unet_inputs),
-        cmocka_unit_test(test_added),         cmocka_unit_test(test_vae_refusals),
-        cmocka_unit_test(test_clip_refusals), cmocka_unit_test(test_clip_skip),
+        cmocka_unit_test(test_read),         cmocka_unit_test(test_bind_refusals),
+        cmocka_unit_test(test_declare),      cmocka_unit_test(test_unet_refusals),
+        cmocka_unit_test(test_unet_lists),   cmocka_unit_test(test_unet_inputs),
+        cmocka_unit_test(test_added),        cmocka_unit_test(test_unet_huge),
+        cmocka_unit_test(test_vae_refusals), cmocka_unit_test(test_clip_refusals),
+        cmocka_unit_test(test_clip_skip),    cmocka_unit_test(test_damaged),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }
