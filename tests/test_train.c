@@ -130,10 +130,10 @@ static double gradient_error(struct bench *b, const struct lora_stack_layer *l, 
     float *rows = arena_alloc_n(a, (size_t)shape_elems(s->set->slots[slot].shape), sizeof *rows), *got = arena_alloc_n(a, n, sizeof *got);
     if (!gpu_set_read(trainer_gradients(b->t), slot, rows, &e)) fail_msg("%s", e.text);
     lora_stack_extract(l, &l->parts[0], rows, rows, up ? NULL : got, up ? got : NULL);
-    double peak = 1e-30, worst = 0;
+    double peak = 1e-30, worst = 0, scale = (double)trainer_loss_scale(b->t);
     for (size_t i = 0; i < n; i++) {
         peak = fmax(peak, fabs((double)want[i]));
-        double d = fabs((double)got[i] - want[i]);
+        double d = fabs((double)got[i] / scale - want[i]);
         if (!(d <= worst)) worst = d;
     }
     arena_destroy(&a);

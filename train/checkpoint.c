@@ -18,11 +18,11 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
     struct sha256 s;
     sha256_begin(&s);
     char text[512];
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d", p->steps, p->rank,
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps, p->rank,
                      p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr, (double)p->weight_decay,
                      (double)p->beta1, (double)p->beta2, (double)p->eps, (double)p->max_grad_norm, p->warmup, (int)p->schedule,
                      (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
-                     (unsigned long long)p->seed, t->adapter->stack->n_layers);
+                     (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
     for (size_t i = 0; i < t->data.n; i++) {
         sha256_update(&s, t->data.samples[i].path, strlen(t->data.samples[i].path) + 1);

@@ -9,21 +9,23 @@
 
 static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     struct train_tape *tape = &t->tape;
+    float seed[64];
+    for (int b = 0; b < t->params.batch; b++) seed[b] = t->batch_seed[b] * t->loss_scale;
     gpu_program_write(tape->prog, tape->sample, t->batch_x);
     gpu_program_write(tape->prog, tape->timestep, t->batch_t);
     gpu_program_write(tape->prog, tape->target, t->batch_target);
-    gpu_program_write(tape->prog, tape->seed, t->batch_seed);
+    gpu_program_write(tape->prog, tape->seed, seed);
     gpu_program_write(tape->prog, tape->ids >= 0 ? tape->ids : tape->context, t->batch_context);
     if (!gpu_program_run(tape->prog, err)) return false;
     gpu_program_read(tape->prog, tape->loss, losses);
     return true;
 }
 
-/* A loss that is not a number: run the same step again node by node to name where it began. */
-static bool find_nan(struct trainer *t, struct error *err) {
+/* A loss or gradient that is not a number: run the same step again node by node to name where it began. */
+static bool find_nan(struct trainer *t, const char *what, struct error *err) {
     struct error where = {{0}};
     bool found = !gpu_program_trace_nan(t->tape.prog, &where);
-    return error_set(err, "The loss is no longer a number at step %d%s%s Lower --lr, or check the pictures.", t->step + 1,
+    return error_set(err, "The %s is no longer a number at step %d%s%s Lower --lr, or check the pictures.", what, t->step + 1,
                      found ? ": " : ".", found ? where.text : "");
 }
 
@@ -38,14 +40,15 @@ static bool update(struct trainer *t, struct train_report *r, struct error *err)
     const struct train_params *p = &t->params;
     int k = t->step + 1;
     r->lr = p->lr * train_schedule_factor(p->schedule, t->step, p->warmup, p->steps);
-    float hyper[8] = {r->lr, p->beta1, p->beta2, p->eps, p->weight_decay, (float)(1 / (1 - pow((double)p->beta1, k))),
-                      (float)(1 / (1 - pow((double)p->beta2, k))), p->max_grad_norm};
+    /* Adam divides the scale of the gradients out again; only eps and the clipping norm must know it. */
+    float hyper[8] = {r->lr, p->beta1, p->beta2, p->eps * t->loss_scale, p->weight_decay, (float)(1 / (1 - pow((double)p->beta1, k))),
+                      (float)(1 / (1 - pow((double)p->beta2, k))), p->max_grad_norm * t->loss_scale};
     gpu_program_write(t->optimiser.prog, t->optimiser.hyper, hyper);
     if (!gpu_program_run(t->optimiser.prog, err)) return false;
     float total;
     gpu_program_read(t->optimiser.prog, t->optimiser.norm, &total);
-    r->grad_norm = sqrtf(total);
-    return true;
+    r->grad_norm = sqrtf(total) / t->loss_scale;
+    return isfinite(r->grad_norm) || find_nan(t, "gradient", err);
 }
 
 static bool train_step(struct trainer *t, struct train_report *r, struct error *err) {
@@ -55,7 +58,7 @@ static bool train_step(struct trainer *t, struct train_report *r, struct error *
         train_batch_draw(t, t->params.accumulate);
         if (!run_tape(t, losses, err)) return false;
         for (int b = 0; b < t->params.batch; b++) r->loss += losses[b] * t->batch_seed[b];
-        if (!isfinite(r->loss)) return find_nan(t, err);
+        if (!isfinite(r->loss)) return find_nan(t, "loss", err);
         if (!accumulate(t, m, err)) return false;
     }
     if (!update(t, r, err)) return false;
@@ -114,18 +117,27 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
     return true;
 }
 
-bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {
-    int batch = t->params.batch, n = t->lw * t->lh * t->channels;
-    for (int b = 0; b < batch; b++) {
-        int time = given->t[b];
-        t->batch_t[b] = (float)time;
-        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) / (float)batch;
-        target_add_noise(t->schedule, time, t->batch_x + b * n, given->latents + b * n, given->noise + b * n, (size_t)n);
-        target_make(t->schedule, time, t->batch_target + b * n, given->latents + b * n, given->noise + b * n, (size_t)n);
-    }
+static void place_given(struct trainer *t, const struct train_given *given, size_t at) {
+    size_t n = (size_t)(t->lw * t->lh * t->channels);
     size_t text = t->params.train_text_encoder ? (size_t)t->tokens : (size_t)t->tokens * (size_t)t->width;
-    memcpy(t->batch_context, given->context, (size_t)batch * text * sizeof(float));
-    if (!run_tape(t, losses, err)) return false;
+    for (size_t b = 0; b < (size_t)t->params.batch; b++) {
+        const float *latent = given->latents + (at + b) * n, *noise = given->noise + (at + b) * n;
+        int time = given->t[at + b];
+        t->batch_t[b] = (float)time;
+        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) /
+                           (float)(t->params.batch * t->params.accumulate);
+        target_add_noise(t->schedule, time, t->batch_x + b * n, latent, noise, n);
+        target_make(t->schedule, time, t->batch_target + b * n, latent, noise, n);
+    }
+    memcpy(t->batch_context, given->context + at * text, (size_t)t->params.batch * text * sizeof(float));
+}
+
+bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {
+    for (int m = 0; m < t->params.accumulate; m++) {
+        size_t at = (size_t)m * (size_t)t->params.batch;
+        place_given(t, given, at);
+        if (!run_tape(t, losses + at, err) || !accumulate(t, m, err)) return false;
+    }
     struct train_report r;
     if (!do_update) return true;
     if (!update(t, &r, err)) return false;

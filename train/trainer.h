@@ -77,13 +77,17 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
 /* "<out>.state.safetensors": what --resume needs. Memory from a. */
 char *trainer_state_path(struct arena *a, const char *out);
 
-/* For comparisons with other trainers: one step's loss and gradients from given latents, noise and times.
- * latents (scaled), noise: [batch][h][w][c]; t [batch]; context [batch][tokens][width]. */
+/* For comparisons with other trainers: one step's losses and gradients from given latents, noise and times, for
+ * n = accumulate * batch pictures. latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width],
+ * or [n][tokens] token ids where the text encoder trains. */
 struct train_given {
     const float *latents, *noise, *context;
     const int *t;
 };
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool update, float *losses, struct error *err);
 struct adapter *trainer_adapter(struct trainer *t);
+/* What the optimiser sees: of all accumulated pictures, unclipped, times trainer_loss_scale. */
 struct gpu_set *trainer_gradients(struct trainer *t);
+/* 1 where activations are f32. In f16 small gradients would vanish, so the loss is scaled by a power of two. */
+float trainer_loss_scale(const struct trainer *t);
 struct gpu_program *trainer_program(struct trainer *t);

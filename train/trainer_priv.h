@@ -41,6 +41,7 @@ struct trainer {
     uint32_t *order;  /* this epoch's pictures, repeats included */
     int order_at, epoch;
     int step;         /* optimiser steps done */
+    float loss_scale;
     float loss_mean;
     float *batch_x, *batch_target, *batch_context, *batch_t, *batch_seed, *noise, *latent;
     struct generator *samples;
