@@ -7,7 +7,8 @@
 void train_epoch_shuffle(struct trainer *t) {
     size_t n = t->data.n_per_epoch, at = 0;
     if (!t->order) t->order = arena_alloc_n(t->arena, n, sizeof *t->order);
-    uint32_t *draw = arena_alloc_n(t->arena, n, sizeof *draw), *flat = arena_alloc_n(t->arena, n, sizeof *flat);
+    struct arena *a = arena_create(NULL);
+    uint32_t *draw = arena_alloc_n(a, n, sizeof *draw), *flat = arena_alloc_n(a, n, sizeof *flat);
     for (size_t i = 0; i < t->data.n; i++)
         for (int r = 0; r < t->data.samples[i].repeats; r++) flat[at++] = (uint32_t)i;
     /* Its own generator, seeded by the epoch: resuming needs no history. */
@@ -16,6 +17,7 @@ void train_epoch_shuffle(struct trainer *t) {
     rng_randperm(&rng, draw, n);
     for (size_t i = 0; i < n; i++) t->order[i] = flat[draw[i]];
     t->order_at = 0;
+    arena_destroy(&a);
 }
 
 static uint32_t next_picture(struct trainer *t) {

@@ -12,6 +12,19 @@
 
 char *trainer_state_path(struct arena *a, const char *out) { return arena_printf(a, "%s.state.safetensors", out); }
 
+/* Names and shapes of the UNet and the start of its weights: enough to tell models apart, without reading gigabytes. */
+static void hash_model(const struct model *m, struct sha256 *s) {
+    size_t left = 1 << 20;
+    for (size_t i = 0; i < st_count(m->files[0]); i++) {
+        const struct st_tensor *t = st_at(m->files[0], i);
+        size_t n = t->bytes < left ? t->bytes : left;
+        sha256_update(s, t->name, strlen(t->name) + 1);
+        sha256_update(s, &t->bytes, sizeof t->bytes);
+        sha256_update(s, t->data, n);
+        left -= n;
+    }
+}
+
 /* What must be the same for a resumed run to be the same run. Steps may grow only where no schedule looks at them. */
 static void fingerprint(const struct trainer *t, char hex[65]) {
     const struct train_params *p = &t->params;
@@ -24,10 +37,19 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
                      (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
                      (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
+    /* Pictures by name within their folder, size and caption: the folder itself may move. */
+    size_t folder = t->params.data ? strlen(t->params.data) : 0;
     for (size_t i = 0; i < t->data.n; i++) {
-        sha256_update(&s, t->data.samples[i].path, strlen(t->data.samples[i].path) + 1);
-        sha256_update(&s, t->data.samples[i].caption, strlen(t->data.samples[i].caption) + 1);
+        const struct dataset_sample *d = &t->data.samples[i];
+        struct os_stat st = {0};
+        os_file_stat(d->path, &st, NULL);
+        const char *path = strncmp(d->path, t->params.data, folder) ? d->path : d->path + folder;
+        while (*path == '/') path++;
+        sha256_update(&s, path, strlen(path) + 1);
+        sha256_update(&s, d->caption, strlen(d->caption) + 1);
+        sha256_update(&s, &st.bytes, sizeof st.bytes);
     }
+    hash_model(t->e->model, &s);
     sha256_end(&s, hex);
 }
 
@@ -105,7 +127,7 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
     const struct st_tensor *rng = st_find(f, "rng");
     if (!theirs || strcmp(theirs, hex))
-        return error_set(err, "%s was made by a run with other settings or pictures; resume with the same ones, or start afresh "
+        return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
                          "without --resume.", st_path(f));
     int epoch, at;
     if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng ||

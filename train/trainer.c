@@ -92,13 +92,22 @@ static bool open_log(struct trainer *t, struct error *err) {
     return t->log != NULL;
 }
 
+/* Hours of work end in this file: it must be possible to write it. */
+static bool can_write(const char *out, struct error *err) {
+    if (os_path_is_dir(out)) return error_set(err, "%s is a folder; --out names the LoRA file to write.", out);
+    struct os_writer *w = os_writer_open(out, err);
+    if (!w) return false;
+    os_writer_abort(&w);
+    return true;
+}
+
 struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct trainer *t = arena_alloc(a, sizeof *t);
     t->arena = a, t->e = e, t->params = *p;
     if (!t->params.alpha) t->params.alpha = (float)t->params.rank;
     rng_seed(&t->rng, p->seed);
-    if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
+    if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
