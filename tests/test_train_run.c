@@ -21,7 +21,7 @@ static struct engine *engine;
 
 static int setup(void **state) {
     a = arena_create(NULL);
-    engine = session_open("mini-odd", SESSION_CPU);
+    engine = session_open("mini-odd", session_default());
     log_set_level(0);
     return scratch_make(state);
 }

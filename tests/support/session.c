@@ -5,11 +5,15 @@
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
 #include "tests/support/test_device.h"
+#include "tests/support/test_device.h"
 
 const char *const session_minis[N_MINIS] = {"mini-sd1", "mini-sd2", "mini-xl", "mini-odd"};
 const struct session_rig session_rigs[SESSION_RIGS] = {{"cpu", KERNEL_CPU, true}, {"gpu f32", KERNEL_GPU, true}, {"gpu f16", KERNEL_GPU, false}};
 
+int session_default(void) { return test_device_is_cpu() ? SESSION_CPU : SESSION_GPU_F32; }
+
 struct engine *session_open(const char *mini, int rig) {
+    if (!test_device_runs(session_rigs[rig].cls)) skip();
     if (!test_device_runs(session_rigs[rig].cls)) skip();
     struct error e = {{0}};
     struct arena *a = arena_create(NULL);

@@ -16,7 +16,10 @@ struct session_rig {
 enum { SESSION_CPU, SESSION_GPU_F32, SESSION_GPU_F16, SESSION_RIGS };
 extern const struct session_rig session_rigs[SESSION_RIGS];
 
-/* Fails the running test if it cannot be opened. ATELIER_VALIDATE=1 adds the validation layer. */
+/* The class to test with where one is enough: cpu, or gpu in f32 where ATELIER_TEST_DEVICE is a real GPU. */
+int session_default(void);
+
+/* Skips the running test where the device does not run that class; fails it if the model cannot be opened. ATELIER_VALIDATE=1 adds the validation layer. */
 struct engine *session_open(const char *mini, int rig);
 /* Fails the test if validation had anything to say. */
 void session_close(struct engine **e);
