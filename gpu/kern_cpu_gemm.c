@@ -60,8 +60,11 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
         uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0};
         d.shader = "gemm";
         for (int i = 0; i < 5; i++) d.spec[d.n_spec++] = spec[i];
-        d.groups[0] = ceil_div(p.n4, lanes);
-        d.groups[1] = ceil_div(g->rows, rows);
+        /* The larger operand is read from memory once, the smaller again and again from the cache. */
+        int taps = g->conv ? g->attr.conv.k * g->attr.conv.k : 1;
+        p.rows_first = (int64_t)g->c_out * taps > g->rows;
+        d.groups[p.rows_first ? 1 : 0] = ceil_div(p.n4, lanes);
+        d.groups[p.rows_first ? 0 : 1] = ceil_div(g->rows, rows);
     }
     d.groups[2] = (uint32_t)batch;
     emit_dispatch(e, &d);

@@ -21,10 +21,10 @@ const int FRAGS = (R + LANES - 1) / LANES;
 const int PER_FRAG = R < LANES ? R : LANES;
 
 void main() {
-    int lane = int(gl_SubgroupInvocationID), row0 = int(gl_WorkGroupID.y) * R;
+    int lane = int(gl_SubgroupInvocationID), row0 = int(p.rows_first == 1 ? gl_WorkGroupID.x : gl_WorkGroupID.y) * R;
     int zi = int(gl_WorkGroupID.z) % p.inner, zo = int(gl_WorkGroupID.z) / p.inner;
     // Lanes past the last plane and rows past the last repeat it: the same values to the same place.
-    int plane = min(int(gl_WorkGroupID.x) * LANES + lane, p.n4 - 1);
+    int plane = min(int(p.rows_first == 1 ? gl_WorkGroupID.y : gl_WorkGroupID.x) * LANES + lane, p.n4 - 1);
     int x_base = int(p.x.x) + zi * p.x_step + zo * p.x_outer;
     int w_base = int(p.w.x) + zi * p.w_step + zo * p.w_outer + (TRANS == 1 ? plane * p.w_stride : plane * 4);
     int w_next = TRANS == 1 ? 4 : p.w_stride;

@@ -8,5 +8,6 @@ struct push_gemm {
     int inner, x_step, w_step, y_step, x_outer, w_outer, y_outer;
     /* Convolution: rows of w per tap; then two to a word (low, high 16 bits): kernel and stride, padding
      * and upsampling shift, stored height and width of the image read, those of the image written. */
+    int rows_first; /* 1: tiles of rows are group x, of planes group y; the weight is then read once */
     int w_rows, kernel_stride, pad_up, src_hw, dst_hw;
 };
