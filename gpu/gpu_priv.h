@@ -89,9 +89,10 @@ struct gpu_program {
     struct gpu_program_params params;
     struct plan plan;
     const struct kernel **kernels; /* per node */
-    struct gpu_chunk act[PLAN_MAX_CHUNKS], io, prepared;
-    int64_t *prep_offset; /* per node, -1: none */
-    int64_t prepared_bytes;
+    struct gpu_chunk act[PLAN_MAX_CHUNKS], io, prepared[PLAN_MAX_CHUNKS];
+    struct plan_place *prep; /* per node; chunk -1: none */
+    int64_t prepared_bytes[PLAN_MAX_CHUNKS];
+    int n_prepared;
     bool prepared_ready;
     VkDescriptorPool pool;
     struct gpu_view_set *view_sets;

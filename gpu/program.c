@@ -58,32 +58,36 @@ static int64_t kernel_scratch(void *ctx, const struct graph *g, int node) {
     return bytes;
 }
 
-static void plan_prepared(struct gpu_program *prog) {
-    prog->prepared_bytes = PLAN_ZERO_BYTES;
+/* Offsets in a chunk are 32-bit numbers to kernels, so a chunk that is full is followed by another. */
+static bool plan_prepared(struct gpu_program *prog, struct error *err) {
     for (int n = 0; n < prog->g->n_nodes; n++) {
         struct kernel_query q = query(prog, n);
         const struct kernel *k = prog->kernels[n];
-        prog->prep_offset[n] = -1;
-        if (!k->prep_bytes || !weight_is_frozen(prog->g, q.node)) continue;
-        int64_t bytes = k->prep_bytes(&q);
+        prog->prep[n].chunk = -1;
+        int64_t bytes = k->prep_bytes && weight_is_frozen(prog->g, q.node) ? (k->prep_bytes(&q) + 63) / 64 * 64 : 0;
         if (!bytes) continue;
-        prog->prep_offset[n] = prog->prepared_bytes;
-        prog->prepared_bytes += (bytes + 63) / 64 * 64;
+        int c = prog->n_prepared - 1;
+        if (c < 0 || prog->prepared_bytes[c] + bytes > prog->dev->max_chunk) {
+            if (++c == PLAN_MAX_CHUNKS) return error_set(err, "The prepared weights need more than %d buffers.", PLAN_MAX_CHUNKS);
+            prog->prepared_bytes[c] = PLAN_ZERO_BYTES, prog->n_prepared = c + 1;
+        }
+        prog->prep[n] = (struct plan_place){c, prog->prepared_bytes[c]};
+        prog->prepared_bytes[c] += bytes;
     }
+    for (int c = 0; c < prog->n_prepared; c++) prog->use.prepared += prog->prepared_bytes[c];
+    return true;
 }
 
 static bool plan_program(struct gpu_program *prog, struct error *err) {
     struct graph *g = prog->g;
     if (!graph_verify(g, err)) return false;
     prog->kernels = arena_alloc(prog->arena, (size_t)(g->n_nodes + 1) * sizeof *prog->kernels);
-    prog->prep_offset = arena_alloc(prog->arena, (size_t)(g->n_nodes + 1) * sizeof *prog->prep_offset);
+    prog->prep = arena_alloc(prog->arena, (size_t)(g->n_nodes + 1) * sizeof *prog->prep);
     if (!gpu_kernels_select(prog, err)) return false;
     struct plan_params pp = {.max_chunk_bytes = prog->dev->max_chunk, .scratch = kernel_scratch, .ctx = prog,
                              .no_reuse = prog->params.no_reuse};
-    if (!graph_plan(g, &pp, &prog->plan, err)) return false;
-    plan_prepared(prog);
+    if (!graph_plan(g, &pp, &prog->plan, err) || !plan_prepared(prog, err)) return false;
     prog->use.io = prog->plan.io_bytes;
-    prog->use.prepared = prog->prepared_bytes;
     for (int i = 0; i < prog->plan.n_act_chunks; i++) prog->use.activations += prog->plan.act_bytes[i];
     for (int n = 0; n < g->n_nodes; n++) {
         int64_t s = kernel_scratch(prog, g, n);
@@ -131,8 +135,9 @@ static bool allocate(struct gpu_program *prog, struct error *err) {
     for (int i = 0; i < prog->plan.n_act_chunks; i++)
         if (!gpu_chunk_create(prog->dev, &prog->act[i], prog->plan.act_bytes[i], true, true, "activations", err)) return false;
     if (!gpu_chunk_create(prog->dev, &prog->io, prog->plan.io_bytes, false, true, "inputs and outputs", err)) return false;
-    return prog->prepared_bytes <= PLAN_ZERO_BYTES ||
-           gpu_chunk_create(prog->dev, &prog->prepared, prog->prepared_bytes, true, false, "prepared weights", err);
+    for (int i = 0; i < prog->n_prepared; i++)
+        if (!gpu_chunk_create(prog->dev, &prog->prepared[i], prog->prepared_bytes[i], true, false, "prepared weights", err)) return false;
+    return true;
 }
 
 struct gpu_program *gpu_program_create(struct gpu_device *dev, struct graph *g, const struct gpu_program_params *p,
@@ -157,7 +162,7 @@ void gpu_program_destroy(struct gpu_program **p) {
     vkDestroyQueryPool(d, prog->queries, NULL);
     for (int i = 0; i < PLAN_MAX_CHUNKS; i++) gpu_chunk_destroy(prog->dev, &prog->act[i]);
     gpu_chunk_destroy(prog->dev, &prog->io);
-    gpu_chunk_destroy(prog->dev, &prog->prepared);
+    for (int i = 0; i < prog->n_prepared; i++) gpu_chunk_destroy(prog->dev, &prog->prepared[i]);
     struct arena *a = prog->arena;
     arena_destroy(&a);
 }

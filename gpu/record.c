@@ -85,7 +85,8 @@ void gpu_program_operands(struct gpu_program *prog, int n, struct emit *e) {
     struct shape none = {1, 1, 1, 4};
     struct plan_place s = prog->plan.scratch[n];
     if (s.chunk >= 0) e->scratch = locate(&prog->act[s.chunk], s.offset, none, TENSOR_F32);
-    if (prog->prep_offset[n] >= 0) e->prep = locate(&prog->prepared, prog->prep_offset[n], none, TENSOR_F32);
+    struct plan_place prep = prog->prep[n];
+    if (prep.chunk >= 0) e->prep = locate(&prog->prepared[prep.chunk], prep.offset, none, TENSOR_F32);
     else if (prog->kernels[n]->prep_bytes && s.chunk >= 0)
         e->prep = locate(&prog->act[s.chunk], s.offset + own_scratch(prog, n), none, TENSOR_F32);
 }
@@ -175,7 +176,7 @@ static void record_node(struct gpu_recorder *r, int n) {
     struct emit e = {.recorder = r};
     gpu_program_operands(prog, n, &e);
     const struct kernel *k = prog->kernels[n];
-    if (k->prep_bytes && e.prep.address && prog->prep_offset[n] < 0) {
+    if (k->prep_bytes && e.prep.address && prog->prep[n].chunk < 0) {
         k->emit_prep(&e);
         emit_barrier(&e);
     }
@@ -190,13 +191,13 @@ static bool finish(struct gpu_recorder *r, struct error *err) {
 }
 
 static bool record_prep(struct gpu_program *prog, struct error *err) {
-    if (prog->prepared_bytes <= PLAN_ZERO_BYTES) return true;
+    if (!prog->n_prepared) return true;
     struct gpu_recorder r = {.prog = prog};
     if (!gpu_commands_begin(prog->dev, &r.cb, err)) return false;
     prog->prep_commands = r.cb;
     host_barrier(r.cb, true);
     for (int n = 0; n < prog->g->n_nodes; n++) {
-        if (prog->prep_offset[n] < 0) continue;
+        if (prog->prep[n].chunk < 0) continue;
         struct emit e = {.recorder = &r};
         gpu_program_operands(prog, n, &e);
         prog->kernels[n]->emit_prep(&e);
