@@ -1,4 +1,5 @@
 /* Loss, gradient accumulation and the optimiser. */
+#include <math.h>
 #include "graph/op_priv.h"
 
 bool op_mse_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
@@ -49,7 +50,8 @@ void op_sum_squares_ref(const struct graph *g, const struct node *node, const do
 }
 
 void op_accumulate_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
-    for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++) out[0][i] = in[0][i] * in[2][0] + in[1][i];
+    for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++)
+        out[0][i] = (in[2][0] == 0 ? 0 : in[0][i] * in[2][0]) + in[1][i];
 }
 
 bool op_adamw_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
@@ -67,6 +69,7 @@ bool op_adamw_shape(struct graph *g, const struct node *node, struct shape out[G
 
 void op_adamw_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
     const double *hyper = in[4];
+    if (!isfinite(in[5][0])) return;
     double lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], eps = hyper[3], decay = hyper[4], clip = 1;
     if (hyper[7] > 0) clip = fmin(1, hyper[7] / (sqrt(in[5][0]) + 1e-6));
     for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++) {

@@ -10,5 +10,8 @@ layout(push_constant) uniform Push { push_optimise p; };
 void main() {
     int i = int(gl_GlobalInvocationID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x * 64u);
     if (i >= p.texels) return;
-    STORE(8, p.param_out, i, LOAD(0, p.param, i) * LOAD(2, p.hyper, 0).x + LOAD(1, p.grad, i));
+    float keep = LOAD(2, p.hyper, 0).x;
+    vec4 sum = LOAD(1, p.grad, i);
+    if (keep != 0.0) sum += LOAD(0, p.param, i) * keep;
+    STORE(8, p.param_out, i, sum);
 }

@@ -11,7 +11,9 @@ void main() {
     int i = int(gl_GlobalInvocationID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x * 64u);
     if (i >= p.texels) return;
     vec4 a = LOAD(4, p.hyper, 0), b = LOAD(4, p.hyper, 1); // lr beta1 beta2 eps | decay, corrections 1 and 2, max norm
-    float clip = b.w > 0.0 ? min(1.0, b.w / (sqrt(LOAD(5, p.total, 0).x) + 1e-6)) : 1.0;
+    float total = LOAD(5, p.total, 0).x;
+    if (!(total < 3.4e38)) return; // infinite or no number
+    float clip = b.w > 0.0 ? min(1.0, b.w / (sqrt(total) + 1e-6)) : 1.0;
     vec4 g = LOAD(1, p.grad, i) * clip;
     vec4 m = a.y * LOAD(2, p.m, i) + (1.0 - a.y) * g;
     vec4 v = a.z * LOAD(3, p.v, i) + (1.0 - a.z) * g * g;

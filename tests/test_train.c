@@ -189,16 +189,39 @@ static void test_gpu_class_f16(void **state) {
     for (int i = test_device_is_cpu() ? N_RUNS - 1 : 0; i < N_RUNS; i++) check_run(&runs[i], SESSION_GPU_F16, 3, 0.1, 1e-2);
 }
 
-/* Every chunk of the gradients as the device has it. */
-static char *gradient_bytes(struct bench *b, size_t *bytes) {
+/* Every chunk of a bank as the device has it. */
+static char *bank_bytes(struct bench *b, struct gpu_set *grad, size_t *bytes) {
     struct error e = {{0}};
-    struct gpu_set *grad = trainer_gradients(b->t);
     int n = trainer_adapter(b->t)->stack->set->n_chunks;
     *bytes = (size_t)gpu_set_bytes(grad);
     char *data = arena_alloc(b->a, *bytes), *at = data;
     for (int c = 0; c < n; at += gpu_set_chunk_bytes(grad, c), c++)
         if (!gpu_set_read_raw(grad, c, at, &e)) fail_msg("%s", e.text);
     return data;
+}
+
+/* A target so far off that its gradient, scaled for f16, is infinite: such a step changes nothing, the next good
+ * one does, and eight bad ones in a row end the run with a sentence. */
+static void test_overflow(void **state) {
+    struct bench b = bench_open(&(struct run){"mini-xl", "attn"}, SESSION_GPU_F16, false);
+    struct gpu_set *data = trainer_adapter(b.t)->data;
+    struct error e = {{0}};
+    size_t n;
+    int *times = arena_alloc_n(b.a, (size_t)b.latent.n, sizeof *times); /* 0: hardly any noise reaches the input */
+    float *far_off = arena_alloc_n(b.a, b.n_step, sizeof *far_off), losses[8];
+    memcpy(far_off, b.noise, b.n_step * sizeof *far_off);
+    far_off[b.n_step / 2] = 1.2e6f;
+    struct train_given bad = {b.latents, far_off, b.context, times};
+    char *before = bank_bytes(&b, data, &n);
+    assert_true(trainer_step_given(b.t, &bad, true, losses, &e));
+    assert_true(isfinite(losses[0]));
+    assert_memory_equal(bank_bytes(&b, data, &n), before, n);
+    step(&b, 0, true);
+    assert_memory_not_equal(bank_bytes(&b, data, &n), before, n);
+    for (int i = 0; i < 7; i++) assert_true(trainer_step_given(b.t, &bad, true, losses, &e));
+    assert_false(trainer_step_given(b.t, &bad, true, losses, &e));
+    assert_non_null(strstr(e.text, "gradient"));
+    bench_close(&b);
 }
 
 /* Recomputing activations takes less memory and changes no bit of any gradient. */
@@ -212,7 +235,7 @@ static void test_remat(void **state) {
         assert_true(less < much);
         assert_true(step(&plain, 0, false) == step(&remat, 0, false));
         size_t n, m;
-        char *want = gradient_bytes(&plain, &n), *got = gradient_bytes(&remat, &m);
+        char *want = bank_bytes(&plain, trainer_gradients(plain.t), &n), *got = bank_bytes(&remat, trainer_gradients(remat.t), &m);
         assert_int_equal(n, m);
         assert_memory_equal(got, want, n);
         bench_close(&plain);
@@ -225,6 +248,7 @@ int main(void) {
         cmocka_unit_test(test_cpu_class),
         cmocka_unit_test(test_gpu_class),
         cmocka_unit_test(test_gpu_class_f16),
+        cmocka_unit_test(test_overflow),
         cmocka_unit_test(test_remat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,8 @@
 #include "base/os.h"
 #include "train/trainer_priv.h"
 
+enum { MAX_OVERFLOWS = 8 };
+
 static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     struct train_tape *tape = &t->tape;
     float seed[64];
@@ -47,8 +49,12 @@ static bool update(struct trainer *t, struct train_report *r, struct error *err)
     if (!gpu_program_run(t->optimiser.prog, err)) return false;
     float total;
     gpu_program_read(t->optimiser.prog, t->optimiser.norm, &total);
-    r->grad_norm = sqrtf(total) / t->loss_scale;
-    return isfinite(r->grad_norm) || find_nan(t, "gradient", err);
+    r->grad_norm = isfinite(total) ? sqrtf(total) / t->loss_scale : 0;
+    if (isfinite(total)) return t->overflows = 0, true;
+    /* The optimiser left everything as it was. In f16 a rare picture may go too far; only a row of them is wrong. */
+    if (t->loss_scale == 1 || ++t->overflows == MAX_OVERFLOWS) return find_nan(t, "gradient", err);
+    log_info("step %d is left out: a gradient went past what half floats hold", k);
+    return true;
 }
 
 static bool train_step(struct trainer *t, struct train_report *r, struct error *err) {

@@ -42,6 +42,7 @@ struct trainer {
     int order_at, epoch;
     int step;         /* optimiser steps done */
     float loss_scale;
+    int overflows; /* steps left out in a row */
     float loss_mean;
     float *batch_x, *batch_target, *batch_context, *batch_t, *batch_seed, *noise, *latent;
     struct generator *samples;
