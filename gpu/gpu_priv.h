@@ -13,6 +13,7 @@ struct gpu_chunk {
     VkBufferView view;
     uint64_t address;
     uint8_t *mapped;
+    bool reads_fast; /* the mapping, by the host */
     int64_t bytes;
     int32_t view_id; /* slot in the device's view table */
 };

@@ -5,43 +5,37 @@
 #include "base/half.h"
 #include "base/thread.h"
 #include "gpu/gpu_priv.h"
+#include "gpu/memory_types.h"
 
 enum { STAGING_BYTES = 32 << 20 };
 
-static int memory_type(const struct gpu_device *dev, uint32_t allowed, VkMemoryPropertyFlags want, VkMemoryPropertyFlags like) {
-    const VkPhysicalDeviceMemoryProperties *m = &dev->memory_properties;
-    int found = -1;
-    for (uint32_t i = 0; i < m->memoryTypeCount; i++) {
-        VkMemoryPropertyFlags f = m->memoryTypes[i].propertyFlags;
-        if (!(allowed >> i & 1) || (f & want) != want) continue;
-        if ((f & like) == like) return (int)i;
-        if (found < 0) found = (int)i;
+/* Tries the fitting kinds of memory in turn: a card's window for the host may be full before the card is. */
+static int allocate_any(struct gpu_device *dev, struct gpu_chunk *c, bool device_local, const VkMemoryRequirements *req) {
+    int types[VK_MAX_MEMORY_TYPES];
+    int n = gpu_memory_types(&dev->memory_properties, req->memoryTypeBits, device_local ? GPU_MEMORY_DEVICE : GPU_MEMORY_HOST, types);
+    VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
+                                       .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
+    for (int i = 0; i < n; i++) {
+        VkMemoryAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags,
+                                     .allocationSize = req->size, .memoryTypeIndex = (uint32_t)types[i]};
+        if (vkAllocateMemory(dev->handle, &info, NULL, &c->memory) == VK_SUCCESS) return types[i];
     }
-    return found;
+    return -1;
 }
 
 static bool allocate(struct gpu_device *dev, struct gpu_chunk *c, bool device_local, const char *what, struct error *err) {
     VkMemoryRequirements req;
     vkGetBufferMemoryRequirements(dev->handle, c->buffer, &req);
-    VkMemoryPropertyFlags host = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
-    int type = device_local ? memory_type(dev, req.memoryTypeBits, VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, host)
-                            : memory_type(dev, req.memoryTypeBits, host, VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT);
-    if (type < 0) type = memory_type(dev, req.memoryTypeBits, host, 0);
-    if (type < 0) return error_set(err, "The device offers no memory for %s.", what);
-    VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
-                                       .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
-    VkMemoryAllocateInfo info = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO, .pNext = &flags, .allocationSize = req.size,
-                                 .memoryTypeIndex = (uint32_t)type};
-    VkResult r = vkAllocateMemory(dev->handle, &info, NULL, &c->memory);
-    if (r != VK_SUCCESS)
+    int type = allocate_any(dev, c, device_local, &req);
+    if (type < 0)
         return error_set(err, "The device %s has no %.0f MiB left for %s; close other programs that use it, or make the "
                          "picture or the batch smaller.", dev->properties.deviceName, (double)req.size / 1048576, what);
     if (!gpu_vk_ok(vkBindBufferMemory(dev->handle, c->buffer, c->memory, 0), "Binding memory", err)) return false;
     VkMemoryPropertyFlags f = dev->memory_properties.memoryTypes[type].propertyFlags;
-    bool mappable = (f & host) == host && !(device_local && dev->params.force_staging);
-    if (mappable)
-        return gpu_vk_ok(vkMapMemory(dev->handle, c->memory, 0, VK_WHOLE_SIZE, 0, (void **)&c->mapped), "Mapping memory", err);
-    return true;
+    VkMemoryPropertyFlags host = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    c->reads_fast = gpu_memory_reads_fast(f);
+    if ((f & host) != host || (device_local && dev->params.force_staging)) return true;
+    return gpu_vk_ok(vkMapMemory(dev->handle, c->memory, 0, VK_WHOLE_SIZE, 0, (void **)&c->mapped), "Mapping memory", err);
 }
 
 static bool add_view(struct gpu_device *dev, struct gpu_chunk *c, struct error *err) {
@@ -152,7 +146,7 @@ bool gpu_chunk_upload(struct gpu_device *dev, struct gpu_chunk *c, int64_t offse
 bool gpu_chunk_download(struct gpu_device *dev, struct gpu_chunk *c, int64_t offset, void *data, int64_t bytes,
                         struct error *err) {
     assert(offset >= 0 && offset + bytes <= c->bytes);
-    if (!c->mapped) return copy_staged(dev, c, offset, data, bytes, false, err);
+    if (!c->mapped || !c->reads_fast) return copy_staged(dev, c, offset, data, bytes, false, err);
     memcpy(data, c->mapped + offset, (size_t)bytes);
     return true;
 }
