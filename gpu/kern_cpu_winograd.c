@@ -46,8 +46,10 @@ bool cpu_winograd_fits(const struct kernel_query *q) {
     struct plan p = make_plan(q);
     struct shape image = p.gradient ? p.y : p.x, grid = p.gradient ? p.x : p.y;
     if (grid.h != image.h << p.up || grid.w != image.w << p.up) return false;
-    /* Fewer tiles: the direct form is as fast and spares the transformed weight. */
-    return p.tiles >= 64 && p.x.c >= 32 && p.y.c >= 32;
+    /* The transforms cost c_in + c_out where the products save c_in*c_out; with few tiles the direct form is
+     * as fast and spares the transformed weight. */
+    int64_t product = (int64_t)p.x.c * p.y.c, sum = p.x.c + p.y.c;
+    return p.tiles >= 64 && product >= sum * (p.m == 4 ? 40 : 56);
 }
 
 int64_t cpu_winograd_prep(const struct kernel_query *q) { return shape_texels(make_plan(q).weight) * 16; }
