@@ -49,7 +49,7 @@ bool cpu_winograd_fits(const struct kernel_query *q) {
     /* The transforms cost c_in + c_out where the products save c_in*c_out; with few tiles the direct form is
      * as fast and spares the transformed weight. */
     int64_t product = (int64_t)p.x.c * p.y.c, sum = p.x.c + p.y.c;
-    return p.tiles >= 64 && product >= sum * (p.m == 4 ? 40 : 56);
+    return p.tiles >= 64 && product >= sum * (p.m == 4 ? 32 : 56);
 }
 
 int64_t cpu_winograd_prep(const struct kernel_query *q) { return shape_texels(make_plan(q).weight) * 16; }
