@@ -74,7 +74,7 @@ struct gpu_program *engine_program(struct engine *e, struct graph *g, const char
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err) {
     if (!graph_ok(g, err) || !engine_load(e, part, err)) return NULL;
     struct gpu_binding bindings[8] = {{part_params(e, part)->set, SET_DATA, e->parts[part]}};
-    memcpy(bindings + 1, extra, (size_t)n_extra * sizeof *extra);
+    if (n_extra) memcpy(bindings + 1, extra, (size_t)n_extra * sizeof *extra);
     struct gpu_program_params p = engine_program_params(e, name, hint);
     p.bindings = bindings, p.n_bindings = n_extra + 1;
     graph_prune(g);
