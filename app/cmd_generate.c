@@ -46,7 +46,7 @@ struct run {
     struct image *cells; /* every picture, by prompt, seed, factor */
     char hash[65];
     int done, total;
-    double started, drawing, last_line;
+    double started, generator_made, drawing, last_line;
 };
 
 static int cell_index(const struct run *r, int prompt, int k, int f) {
@@ -138,6 +138,7 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     r->facts.adapter = r->adapter;
     struct generate_params gp = {.w = r->facts.w, .h = r->facts.h, .steps = o->steps, .cfg = (float)o->cfg, .rescale = (float)o->rescale,
                                  .eta = (float)o->eta, .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter};
+    r->generator_made = os_now_seconds();
     r->generator = generator_create(r->engine, &gp, e);
     return r->generator != NULL;
 }
@@ -146,7 +147,7 @@ static void print_summary(struct run *r) {
     const struct generate_plan *p = &r->plan;
     char all[COMMON_BYTES_TEXT], first[COMMON_BYTES_TEXT];
     common_seconds_text(os_now_seconds() - r->started, all);
-    common_seconds_text(r->drawing - r->started + generator_first_step_seconds(r->generator), first);
+    common_seconds_text(r->generator_made - r->started + generator_first_step_seconds(r->generator), first);
     if (generate_is_sheet(p) || r->total == 1) printf("%s: ", p->o->out);
     else printf("%s to %s: ", picture_path(r, 0), path_base(picture_path(r, r->total - 1)));
     printf("%d picture%s of %dx%d, %d steps; first step after %s, %s in all\n", r->total, r->total == 1 ? "" : "s", r->facts.w,
