@@ -1,6 +1,7 @@
 #include "app/common.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -18,7 +19,7 @@ static const struct option rows[] = {
     {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
     {"debug", OPTION_FLAG, FIELD(debug), NULL, "say more: kernels, memory, timings"},
-    {"validate", OPTION_FLAG, FIELD(validate), NULL, "run under the Vulkan validation layer; any message is an error"},
+    {"validate", OPTION_FLAG, FIELD(validate), NULL, "run under the Vulkan validation layer; any message is an error\n(also by the environment variable ATELIER_VALIDATE)"},
     {"step", OPTION_FLAG, FIELD(step), NULL, "submit one operator at a time"},
     {"nan", OPTION_FLAG, FIELD(nan), NULL, "stop at the first operator whose result is not finite"},
     {"check", OPTION_FLAG, FIELD(check), NULL, "compare every operator with its double precision reference (very slow)"},
@@ -45,7 +46,7 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
     struct error ignored;
     if (!os_dir_make(cache, &ignored)) cache = NULL; /* a cache is a comfort */
     struct engine_params p = {
-        .gpu = {.device = c->device, .validate = c->validate, .f32 = c->f32, .cache_dir = cache,
+        .gpu = {.device = c->device, .validate = c->validate || getenv("ATELIER_VALIDATE"), .f32 = c->f32, .cache_dir = cache,
                 .memory_limit = (int64_t)c->memory_mib << 20,
                 .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
         .model = model, .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
