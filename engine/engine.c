@@ -1,20 +1,23 @@
 #include "engine/engine.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "base/os.h"
+
+static const char *keep(struct arena *a, const char *s) { return s ? arena_strdup(a, s) : NULL; }
 
 struct engine *engine_open(const struct engine_params *p, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct engine *e = arena_alloc(a, sizeof *e);
     e->arena = a;
     e->params = *p;
-    e->dev = gpu_device_create(&p->gpu, err);
+    e->params.model = keep(a, p->model), e->params.force_kernel = keep(a, p->force_kernel);
+    e->params.gpu.device = keep(a, p->gpu.device), e->params.gpu.cache_dir = keep(a, p->gpu.cache_dir);
+    e->dev = gpu_device_create(&e->params.gpu, err);
     if (!e->dev) goto fail;
     struct model_params mp = {gpu_device_storage(e->dev), gpu_device_max_chunk(e->dev)};
-    if (p->model && !(e->model = model_open(p->model, &mp, err))) goto fail;
+    if (p->model && !(e->model = model_open(e->params.model, &mp, err))) goto fail;
     return e;
 fail:
     engine_close(&e);
@@ -74,7 +77,7 @@ struct gpu_program *engine_program(struct engine *e, struct graph *g, const char
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err) {
     if (!graph_ok(g, err) || !engine_load(e, part, err)) return NULL;
     struct gpu_binding bindings[8] = {{part_params(e, part)->set, SET_DATA, e->parts[part]}};
-    if (n_extra) memcpy(bindings + 1, extra, (size_t)n_extra * sizeof *extra);
+    for (int i = 0; i < n_extra; i++) bindings[1 + i] = extra[i];
     struct gpu_program_params p = engine_program_params(e, name, hint);
     p.bindings = bindings, p.n_bindings = n_extra + 1;
     graph_prune(g);

@@ -375,6 +375,37 @@ static void test_bad_settings(void **state) {
     assert_string_equal(files(&p), "");
 }
 
+/* What the plan says on a device with so much memory; NULL trainer: the error. */
+static struct train_plan plan_within(int64_t bytes, enum train_remat remat, struct error *e) {
+    struct train_params p = params("memory");
+    p.remat = remat;
+    struct engine_params ep = engine->params;
+    ep.gpu.memory_limit = bytes;
+    struct engine *small = engine_open(&ep, e);
+    struct trainer *t = small ? trainer_create(small, &p, true, e) : NULL;
+    struct train_plan plan = t ? trainer_plan(t) : (struct train_plan){0};
+    trainer_destroy(&t);
+    engine_close(&small);
+    return plan;
+}
+
+/* Where the plain step does not fit, activations are recomputed; where nothing fits, the sentence names options. */
+static void test_little_memory(void **state) {
+    struct error e = {{0}};
+    int64_t much = plan_within(0, TRAIN_REMAT_OFF, &e).peak_bytes, less = plan_within(0, TRAIN_REMAT_ON, &e).peak_bytes;
+    print_message("%.2f MiB, recomputing %.2f MiB %s\n", (double)much / 1048576, (double)less / 1048576, e.text);
+    assert_true(0 < less && less < much);
+    assert_false(plan_within(0, TRAIN_REMAT_AUTO, &e).remat);
+    assert_true(plan_within((much + less) / 2, TRAIN_REMAT_AUTO, &e).remat);
+    assert_string_equal(e.text, "");
+    plan_within((much + less) / 2, TRAIN_REMAT_OFF, &e);
+    print_message("%s\n", e.text);
+    assert_true(strstr(e.text, "--checkpointing on") && strstr(e.text, "--batch"));
+    plan_within(less - 4096, TRAIN_REMAT_AUTO, &e);
+    print_message("%s\n", e.text);
+    assert_true(strstr(e.text, "--batch") && strstr(e.text, "MiB") && !strstr(e.text, "--checkpointing"));
+}
+
 static void interrupt(void *ctx, const struct train_report *r) {
     if (r->step == STEPS / 2) raise(SIGINT);
 }
@@ -403,6 +434,7 @@ int main(void) {
         cmocka_unit_test(test_text_encoder),     cmocka_unit_test(test_gpu_classes),
         cmocka_unit_test(test_resume_refused),   cmocka_unit_test(test_damaged_state),
         cmocka_unit_test(test_not_a_number),     cmocka_unit_test(test_bad_settings),
+        cmocka_unit_test(test_little_memory),
         cmocka_unit_test(test_interrupt),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -125,7 +125,7 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
 
 static struct gpu_program_params step_params(struct trainer *t) {
     return engine_program_params(t->e, "The training step",
-                                 "Lower --batch or --resolution, or set --checkpointing on.");
+                                 t->tape.remat ? "Lower --batch or --resolution." : "Lower --batch or --resolution, or set --checkpointing on.");
 }
 
 static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error *err) {
