@@ -2,7 +2,7 @@
 #include "engine/engine.h"
 #include "base/os.h"
 
-/* Whole models reach about this share of one large product's rate on every device measured so far. */
+/* Share of one large product's rate that whole models reach; from the CPU device, the only one measured. */
 static const double MODEL_SHARE = 0.5;
 
 double engine_estimate_seconds(struct engine *e, double flops) {

@@ -35,5 +35,5 @@ void model_close(struct model **m);
 bool model_schedule_load(struct schedule_params *s, const char *path, struct error *err);
 /* "epsilon", "v_prediction", "sample". */
 const char *model_prediction_name(enum schedule_prediction p);
-/* SHA-256 of the UNet's weight file, hex; computed on demand and cached beside nothing: callers keep it. */
+/* SHA-256 of the UNet's weight file, hex. Reads the whole file each time. */
 bool model_unet_sha256(const struct model *m, char hex[65], struct error *err);

@@ -15,7 +15,7 @@ struct train_params {
     const char *caption;    /* for pictures without one; NULL: they are an error */
     int steps, rank, batch, accumulate, resolution; /* resolution 0: the model's own */
     float alpha;            /* 0: rank */
-    float lr, text_lr;      /* text_lr 0: lr (one rate for the whole adapter in this version) */
+    float lr;               /* one rate for the whole adapter */
     float weight_decay, beta1, beta2, eps, max_grad_norm;
     int warmup;
     enum train_schedule schedule;
