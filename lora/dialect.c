@@ -15,6 +15,7 @@ struct ending {
 /* Kinds without a row in kinds.def are here so that reports can name them. Rows further down take precedence. */
 static const struct ending endings[] = {
     {".alpha", NULL, "alpha", NULL},
+    {".diff_b", "full", "bias", "lycoris"}, /* beside another kind it is that one's bias */
     {".lora_down.weight", "lora", "down", "kohya"},
     {".lora_up.weight", "lora", "up", "kohya"},
     {".lora_mid.weight", "lora", "mid", "kohya"},
@@ -27,8 +28,8 @@ static const struct ending endings[] = {
     {"_lora.down.weight", "lora", "down", "diffusers processor"},
     {"_lora.up.weight", "lora", "up", "diffusers processor"},
     {".dora_scale", "dora", "magnitude", "kohya"},
-    {".lora_magnitude_vector", "dora", "magnitude", "peft"},
-    {".lora_magnitude_vector.weight", "dora", "magnitude", "peft"},
+    {".lora_magnitude_vector", "dora", "row_magnitude", "peft"},
+    {".lora_magnitude_vector.weight", "dora", "row_magnitude", "peft"},
     {".hada_w1_a", "loha", "w1_a", "lycoris"},
     {".hada_w1_b", "loha", "w1_b", "lycoris"},
     {".hada_w2_a", "loha", "w2_a", "lycoris"},
@@ -49,9 +50,8 @@ static const struct ending endings[] = {
     {".b1.weight", "glora", "b1", "lycoris"},
     {".b2.weight", "glora", "b2", "lycoris"},
     {".diff", "full", "diff", "lycoris"},
-    {".diff_b", "full", "diff_b", "lycoris"},
     {".w_norm", "norm", "w", "lycoris"},
-    {".b_norm", "norm", "b", "lycoris"},
+    {".b_norm", "norm", "bias", "lycoris"},
 };
 
 static bool starts_with(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }

@@ -1,6 +1,7 @@
 #include "lora/file.h"
 
 #include "base/arena.h"
+#include "lora/delta.h"
 #include "lora/dialect.h"
 
 #include <assert.h>
@@ -63,7 +64,10 @@ static const struct st_tensor *fill_slots(struct lora_file *f, struct lora_modul
         const struct lora_key *key = &entries[i].key;
         int slot = key->kind ? slot_of(m->kind, key->slot) : -1;
         const struct st_tensor **to = key->kind ? &m->tensors[slot < 0 ? 0 : slot] : &alpha;
-        if (key->kind && slot < 0) continue;
+        if (key->kind && slot < 0) {
+            fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has a %s, which %s does not know", key->slot, m->kind->title));
+            continue;
+        }
         if (*to) fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has its %s twice", key->slot));
         *to = entries[i].tensor;
     }
@@ -76,25 +80,25 @@ static void read_alpha(struct lora_file *f, struct lora_module *m, const struct 
                        const struct lora_peft *peft) {
     m->alpha = (float)m->rank;
     if (alpha) {
-        bool read = st_tensor_elements(alpha) == 1 && st_read_f32(alpha, &m->alpha, 1, NULL);
-        if (!read || !isfinite(m->alpha)) fail(m, LORA_INCOMPLETE, "has an alpha that is no number");
+        m->has_alpha = st_tensor_elements(alpha) == 1 && st_read_f32(alpha, &m->alpha, 1, NULL);
+        if (!m->has_alpha || !isfinite(m->alpha)) fail(m, LORA_INCOMPLETE, "has an alpha that is no number");
     } else {
-        lora_peft_alpha(peft, m->name, m->rank, &m->alpha);
+        m->has_alpha = lora_peft_alpha(peft, m->name, m->rank, &m->alpha);
     }
-    m->scale = m->alpha / (float)m->rank;
+    if (m->rank) m->scale = m->alpha / (float)m->rank;
 }
 
 static void read_module(struct lora_file *f, struct lora_module *m, const struct entry *entries, size_t n,
                         const struct lora_keys *keys, const struct lora_peft *peft) {
-    *m = (struct lora_module){.name = entries[0].key.module};
+    *m = (struct lora_module){.name = entries[0].key.module, .scale = 1};
     struct lora_place place;
     bool found = keys && lora_keys_find(keys, m->name, &place);
     if (found) m->part = place.part, m->target = place.target;
     const struct st_tensor *alpha = fill_slots(f, m, entries, n);
     if (m->status != LORA_MATCHED) return;
     struct error why;
-    if (!m->kind->fit(m, &why)) fail(m, LORA_MISSHAPED, arena_strdup(f->arena, why.text));
-    if (m->rank) read_alpha(f, m, alpha, peft);
+    if (!lora_module_fit(m, &why)) fail(m, LORA_MISSHAPED, arena_strdup(f->arena, why.text));
+    read_alpha(f, m, alpha, peft);
     if (!found) fail(m, LORA_UNMATCHED, "has no counterpart in the model");
 }
 

@@ -26,9 +26,10 @@ struct lora_module {
     enum lora_part part;
     const struct nn_target *target; /* NULL where the model has none */
     const struct st_tensor *tensors[LORA_MAX_SLOTS];
-    int rank;    /* 0 while unknown */
-    float alpha; /* rank if the file gives none */
-    float scale; /* what up*down is multiplied by at strength 1: alpha / rank */
+    int rank;       /* 0 while unknown, and for kinds that have none */
+    bool has_alpha; /* the file gives it */
+    float alpha;    /* rank if the file gives none */
+    float scale;    /* what up*down is multiplied by at strength 1: alpha / rank */
 };
 
 struct lora_file {

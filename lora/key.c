@@ -89,14 +89,15 @@ struct lora_keys *lora_keys_create(const struct lora_model *model) {
     k->arena = arena;
     k->model = *model;
     size_t n = 0, slots = 16;
-    for (int p = 0; p < LORA_N_PARTS; p++) n += model->targets[p] ? (size_t)model->targets[p]->n : 0;
+    for (int p = 0; p < LORA_N_PARTS; p++)
+        n += model->targets[p] ? (size_t)(model->targets[p]->n + model->targets[p]->n_norms) : 0;
     while (slots < 2 * NAMES_PER_TARGET * n) slots *= 2;
     k->slots = arena_alloc_n(arena, slots, sizeof *k->slots);
     k->mask = slots - 1;
     if (model->targets[LORA_UNET]) lora_ldm_measure(&k->ldm, model->targets[LORA_UNET]);
     for (int p = 0; p < LORA_N_PARTS; p++)
-        for (int i = 0; model->targets[p] && i < model->targets[p]->n; i++)
-            add_target(k, (struct lora_place){(enum lora_part)p, &model->targets[p]->items[i]});
+        for (int i = 0; model->targets[p] && i < model->targets[p]->n + model->targets[p]->n_norms; i++)
+            add_target(k, (struct lora_place){(enum lora_part)p, nn_target_at(model->targets[p], i)});
     return k;
 }
 

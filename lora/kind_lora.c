@@ -3,10 +3,11 @@
 #include "lora/file.h"
 
 #include "base/arena.h"
+#include "lora/dense.h"
 
 #include <string.h>
 
-enum { DOWN, UP, MID };
+enum { DOWN, UP, MID, BIAS, MAGNITUDE, ROW_MAGNITUDE };
 enum { MAX_RANK = 1 << 16 };
 
 /* Edge of a square kernel; 1 for matrices; 0 where the tensor is neither. */
@@ -43,13 +44,6 @@ static bool fit(struct lora_module *m, struct error *e) {
     return !m->target || fit_target(m, kernel, e);
 }
 
-/* [rows][inner][taps] as files have it -> [taps][rows][inner]. */
-static void taps_first(float *dst, const float *src, size_t rows, size_t inner, size_t taps) {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < inner; i++)
-            for (size_t t = 0; t < taps; t++) dst[(t * rows + r) * inner + i] = src[(r * inner + i) * taps + t];
-}
-
 /* down'[p, i, tap] = sum over q of mid[p, q, tap] * down[q, i]. */
 static bool fold_core(const struct lora_module *m, float *dst, struct arena *scratch, struct error *e) {
     size_t rank = (size_t)m->rank, in = (size_t)m->tensors[DOWN]->dims[1];
@@ -80,7 +74,7 @@ static bool factors(const struct lora_module *m, float *down, float *up, struct 
         float *raw = arena_alloc_n(scratch, n, sizeof *raw);
         ok = st_read_f32(d, raw, n, e);
         size_t rows = (size_t)d->dims[0], inner = (size_t)d->dims[1];
-        if (ok && n) taps_first(down, raw, rows, inner, n / rows / inner);
+        if (ok && n) lora_dense_taps_first(down, raw, rows, inner, n / rows / inner);
     }
     arena_destroy(&scratch);
     return ok;
@@ -88,8 +82,21 @@ static bool factors(const struct lora_module *m, float *down, float *up, struct 
 
 const struct lora_kind lora_kind_lora = {.name = "lora",
                                          .title = "LoRA",
-                                         .slots = {"down", "up", "mid"},
-                                         .n_slots = 3,
+                                         .slots = {"down", "up", "mid", "bias"},
+                                         .n_slots = 4,
                                          .n_required = 2,
+                                         .bias = BIAS,
+                                         .fit = fit,
+                                         .factors = factors};
+
+/* The same factors, then lengths for the rows or columns of the sum (lora/delta.c). */
+const struct lora_kind lora_kind_dora = {.name = "dora",
+                                         .title = "DoRA",
+                                         .slots = {"down", "up", "mid", "bias", "magnitude", "row_magnitude"},
+                                         .n_slots = 6,
+                                         .n_required = 2,
+                                         .bias = BIAS,
+                                         .magnitude = MAGNITUDE,
+                                         .row_magnitude = ROW_MAGNITUDE,
                                          .fit = fit,
                                          .factors = factors};

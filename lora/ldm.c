@@ -38,7 +38,9 @@ void lora_ldm_measure(struct lora_ldm *l, const struct nn_target_list *unet) {
 }
 
 static const char *resnet_part(const char *name) {
-    static const char *const names[][2] = {{"conv1", "in_layers.2"},
+    static const char *const names[][2] = {{"norm1", "in_layers.0"},
+                                           {"conv1", "in_layers.2"},
+                                           {"norm2", "out_layers.0"},
                                            {"time_emb_proj", "emb_layers.1"},
                                            {"conv2", "out_layers.3"},
                                            {"conv_shortcut", "skip_connection"}};
@@ -84,6 +86,7 @@ static char *middle_path(const char *path, struct arena *a) {
 
 char *lora_ldm_path(const struct lora_ldm *l, const char *path, struct arena *a) {
     static const char *const single[][2] = {{"conv_in", "input_blocks.0.0"},
+                                            {"conv_norm_out", "out.0"},
                                             {"conv_out", "out.2"},
                                             {"time_embedding.linear_1", "time_embed.0"},
                                             {"time_embedding.linear_2", "time_embed.2"},

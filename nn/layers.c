@@ -63,24 +63,29 @@ int nn_conv(struct nn_ctx *c, const char *name, int x, int out, const struct con
     return y;
 }
 
-int nn_group_norm(struct nn_ctx *c, const char *name, int x, int groups, float eps, bool silu) {
+static int norm(struct nn_ctx *c, const char *name, int x, const struct nn_norm *p, bool silu) {
     if (c->g->failed || x < 0) return -1;
     size_t mark = graph_push(c->g, "%s", name);
     struct shape vector = {1, 1, 1, graph_shape(c->g, x).c};
     int gamma = nn_param(c, "weight", vector), beta = nn_param(c, "bias", vector);
-    int y = c->g->failed ? -1 : graph_group_norm(c->g, x, gamma, beta, groups, eps, silu);
+    bool hooked = c->hook && c->hook->has_norm && c->hook->has_norm(c->hook->ctx, nn_path(c), vector.c);
+    bool fused = silu && !hooked;
+    int y = -1;
+    if (!c->g->failed)
+        y = p->groups ? graph_group_norm(c->g, x, gamma, beta, p->groups, p->eps, fused)
+                      : graph_layer_norm(c->g, x, gamma, beta, p->eps);
+    if (y >= 0 && hooked) y = c->hook->norm(c->hook->ctx, c->g, nn_path(c), x, y, p);
+    if (y >= 0 && silu && !fused) y = graph_unary(c->g, UNARY_SILU, y);
     graph_pop(c->g, mark);
     return y;
 }
 
+int nn_group_norm(struct nn_ctx *c, const char *name, int x, int groups, float eps, bool silu) {
+    return norm(c, name, x, &(struct nn_norm){groups, eps}, silu);
+}
+
 int nn_layer_norm(struct nn_ctx *c, const char *name, int x, float eps) {
-    if (c->g->failed || x < 0) return -1;
-    size_t mark = graph_push(c->g, "%s", name);
-    struct shape vector = {1, 1, 1, graph_shape(c->g, x).c};
-    int gamma = nn_param(c, "weight", vector), beta = nn_param(c, "bias", vector);
-    int y = c->g->failed ? -1 : graph_layer_norm(c->g, x, gamma, beta, eps);
-    graph_pop(c->g, mark);
-    return y;
+    return norm(c, name, x, &(struct nn_norm){0, eps}, false);
 }
 
 static int resnet_body(struct nn_ctx *c, int x, int skip, int temb, const struct nn_resnet_params *p) {

@@ -7,12 +7,20 @@
 
 /* Adapters. A linear or convolution layer shows its hook the path (relative to the model), the input and
  * the finished output (bias and residual in it) and uses what the hook returns: the output with the adapter's
- * part added, or `base` as it was. Where the graph goes wrong the hook returns -1. */
+ * part added, or `base` as it was. Where the graph goes wrong the hook returns -1. Any function may be NULL. */
+struct nn_norm {
+    int groups; /* 0: layer norm */
+    float eps;
+};
 struct nn_hook {
     void *ctx;
     int (*linear)(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight);
     int (*conv)(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
                 const struct conv_params *conv); /* also 1x1 */
+    /* Norms are asked about before they are built; where the answer is true, base comes without the activation
+     * that would be fused into it, which follows on what norm returns. */
+    bool (*has_norm)(void *ctx, const char *path, int channels);
+    int (*norm)(void *ctx, struct graph *g, const char *path, int x, int base, const struct nn_norm *norm);
 };
 
 struct nn_ctx {
