@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "io/png.h"
 #include "io/recipe.h"
+#include "engine/adapter.h"
 #include "lora/file.h"
 
 struct inspect_options {
@@ -46,17 +47,23 @@ static bool inspect_model(const char *path, struct error *e) {
     struct model *m = model_open(path, &p, e);
     if (!m) return false;
     int factor = vae_config_factor(&m->vae);
-    printf("%s: a Stable Diffusion model in diffusers' layout\n", path);
+    printf("%s: %s in diffusers' layout%s\n", path, nn_family_name(m->family), model_extra_channels(m) ? ", for inpainting" : "");
     print_unet(&m->unet);
-    printf("parameters    UNet %.1f M, VAE %.1f M, text encoder %.1f M\n", (double)nn_params_count(m->unet_params) * 1e-6,
-           (double)nn_params_count(m->vae_params) * 1e-6, (double)nn_params_count(m->text_params) * 1e-6);
+    printf("parameters    UNet %.1f M, VAE %.1f M", (double)nn_params_count(m->unet_params) * 1e-6,
+           (double)nn_params_count(m->vae_params) * 1e-6);
+    for (int i = 0; i < m->n_texts; i++) printf(", text encoder%s %.1f M", i ? " 2" : "", (double)nn_params_count(m->texts[i].params) * 1e-6);
+    printf("\n");
     if (m->unet.sample_w) printf("made for      %dx%d pixels\n", m->unet.sample_w * factor, m->unet.sample_h * factor);
     printf("VAE           %dx smaller, %d channels, scale %g\n", factor, m->vae.latent_channels, (double)m->vae.scaling_factor);
-    printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", m->text.layers, m->text.width, m->text.positions,
-           m->text.vocabulary);
+    for (int i = 0; i < m->n_texts; i++) {
+        const struct clip_config *t = &m->texts[i].cfg;
+        printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", t->layers, t->width, t->positions, t->vocabulary);
+    }
     printf("predicts      %s over %d times%s\n", model_prediction_name(m->schedule.prediction), m->schedule.n_train ? m->schedule.n_train : 1000,
            m->schedule.zero_terminal_snr ? ", zero terminal SNR" : "");
-    printf("LoRAs         can attach to %d UNet and %d text encoder layers\n", m->unet_targets.n, m->text_targets.n);
+    int text_layers = 0;
+    for (int i = 0; i < m->n_texts; i++) text_layers += m->texts[i].targets.n;
+    printf("LoRAs         can attach to %d UNet and %d text encoder layers\n", m->unet_targets.n, text_layers);
     if (m->n_unused) printf("unused        %d tensors that no layer asks for\n", m->n_unused);
     char hex[65];
     bool ok = model_unet_sha256(m, hex, e);
@@ -168,7 +175,7 @@ static bool inspect_safetensors(const char *path, const struct inspect_options *
     bool ok = !o->model || m;
     struct lora_keys *keys = NULL;
     if (m) {
-        struct lora_model lm = {{&m->unet_targets, &m->text_targets, NULL}};
+        struct lora_model lm = adapter_lora_model(m);
         keys = lora_keys_create(&lm);
     }
     struct error none;

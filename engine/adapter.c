@@ -40,9 +40,8 @@ static bool add_file(struct adapter *ad, const struct lora_file *f, int index, s
         float *up = arena_alloc_n(a, (size_t)m->rank, (size_t)w.w * sizeof(float));
         bool ok = lora_module_read(m, down, up, err);
         struct lora_factors factors = {.rank = m->rank, .alpha = m->alpha, .in = w.c, .out = w.w, .k = k, .down = down, .up = up};
-        int model = m->part == LORA_UNET ? ad->unet_model : ad->text_model;
-        if (!ok || !lora_stack_add(ad->stack, index, model, m->target->path, &factors, err)) return false;
-        if (m->part != LORA_UNET) ad->touches_text = true;
+        if (!ok || !lora_stack_add(ad->stack, index, ad->models[m->part], m->target->path, &factors, err)) return false;
+        ad->touches[m->part] = true;
     }
     return true;
 }
@@ -73,9 +72,9 @@ struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, 
     ad->names = arena_alloc_n(a, (size_t)n + 1, sizeof *ad->names);
     ad->hashes = arena_alloc_n(a, (size_t)n + 1, sizeof *ad->hashes);
     ad->stack = lora_stack_create(a, "The LoRA", gpu_device_storage(e->dev), false, gpu_device_max_chunk(e->dev));
-    ad->unet_model = lora_stack_model(ad->stack, "unet", &e->model->unet_targets);
-    ad->text_model = lora_stack_model(ad->stack, "text_encoder", &e->model->text_targets);
-    struct lora_model model = {{&e->model->unet_targets, &e->model->text_targets, NULL}};
+    struct lora_model model = adapter_lora_model(e->model);
+    for (int p = 0; p < LORA_N_PARTS; p++)
+        ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
     struct lora_keys *keys = lora_keys_create(&model);
     bool ok = true;
     for (int i = 0; ok && i < n; i++) ok = load_file(ad, keys, paths[i], i, err);
@@ -88,11 +87,19 @@ struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, 
     return ad;
 }
 
-struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, int unet_model, int text_model, struct error *err) {
+struct lora_model adapter_lora_model(const struct model *m) {
+    struct lora_model lm = {{&m->unet_targets}};
+    for (int i = 0; i < m->n_texts; i++) lm.targets[LORA_TEXT + i] = &m->texts[i].targets;
+    return lm;
+}
+
+bool adapter_touches_text(const struct adapter *a) { return a->touches[LORA_TEXT] || a->touches[LORA_TEXT_2]; }
+
+struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, const int models[LORA_N_PARTS], struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct adapter *ad = arena_alloc(a, sizeof *ad);
-    *ad = (struct adapter){.arena = a, .stack = stack, .unet_model = unet_model, .text_model = text_model, .n = 1,
-                           .touches_text = text_model >= 0};
+    *ad = (struct adapter){.arena = a, .stack = stack, .n = 1};
+    for (int p = 0; p < LORA_N_PARTS; p++) ad->models[p] = models[p], ad->touches[p] = models[p] >= 0;
     ad->names = arena_alloc_n(a, 1, sizeof *ad->names);
     ad->hashes = arena_alloc_n(a, 1, sizeof *ad->hashes);
     ad->names[0] = "training", ad->hashes[0] = "";

@@ -1,20 +1,24 @@
 #pragma once
 /* LoRA files on the device, or a fresh LoRA to train: a lora_stack and its device copy. */
 #include "engine/engine.h"
+#include "lora/key.h"
 #include "lora/stack.h"
 
 struct adapter {
     struct arena *arena;
     struct lora_stack *stack;
-    int unet_model, text_model; /* indices in the stack */
+    int models[LORA_N_PARTS]; /* indices in the stack; -1: the model has no such part, or it stays as it is */
     struct gpu_set *data;
     int n;               /* LoRAs */
     const char **names;  /* per LoRA: file name without folder and extension */
     const char **hashes; /* per LoRA: SHA-256 of its tensors, hex, first 12 digits are shown */
-    bool touches_text;
+    bool touches[LORA_N_PARTS]; /* layers of that part are changed */
 };
 /* Loads n files. Every one must match the model; messages name what matched and what did not. NULL on error. */
 struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, struct error *err);
-/* From a sealed stack that the caller made (training); takes the stack over. */
-struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, int unet_model, int text_model, struct error *err);
+/* From a sealed stack that the caller made (training); takes the stack over. models: as in struct adapter. */
+struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, const int models[LORA_N_PARTS], struct error *err);
+bool adapter_touches_text(const struct adapter *a);
+/* The model's layers for lora/. */
+struct lora_model adapter_lora_model(const struct model *m);
 void adapter_close(struct adapter **a);

@@ -1,6 +1,9 @@
 /* The UNet as a replayed program: context and strengths stay until changed, latents and times go in per step. */
 #include "engine/adapter.h"
 
+#include <assert.h>
+#include <string.h>
+
 struct denoiser {
     struct arena *arena;
     struct engine *e;
@@ -9,6 +12,9 @@ struct denoiser {
     struct gpu_program *prog;
     struct unet_inputs in;
     int output;
+    float *rows;      /* inpainting: latents and extra channels joined; else NULL */
+    float *added;     /* [n][added_dim] */
+    float *time_cond; /* [n][time_cond_dim] */
 };
 
 struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err) {
@@ -18,19 +24,30 @@ struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params 
     const struct unet_config *cfg = &e->model->unet;
     struct graph *g = graph_create(a, gpu_device_storage(e->dev));
     d->binding.strength = -1;
-    if (p->adapter) lora_stack_bind(p->adapter->stack, p->adapter->unet_model, g, "adapter", p->n, &d->binding);
+    if (p->adapter) lora_stack_bind(p->adapter->stack, p->adapter->models[LORA_UNET], g, "adapter", p->n, &d->binding);
     struct nn_ctx c = nn_begin(g, e->model->unet_params, p->adapter ? &d->binding.hook : NULL, "unet");
+    struct shape vector = {p->n, 1, 1, 1};
     d->in = (struct unet_inputs){.sample = graph_io(g, "sample", (struct shape){p->n, p->h, p->w, cfg->in_channels}),
-                                 .timestep = graph_io(g, "timestep", (struct shape){p->n, 1, 1, 1}),
+                                 .timestep = graph_io(g, "timestep", vector),
                                  .context = graph_io(g, "context", (struct shape){p->n, 1, p->tokens, cfg->context_dim}),
                                  .added = -1, .time_cond = -1};
+    if (cfg->added_dim) vector.c = cfg->added_dim, d->in.added = graph_io(g, "added", vector);
+    if (cfg->time_cond_dim) vector.c = cfg->time_cond_dim, d->in.time_cond = graph_io(g, "time_cond", vector);
     int result = unet_build(&c, cfg, &d->in);
     nn_end(&c);
     d->output = graph_output(g, "prediction", result);
     struct gpu_binding extra = {p->adapter ? p->adapter->stack->set : NULL, SET_DATA, p->adapter ? p->adapter->data : NULL};
     d->prog = engine_program(e, g, "The UNet", ENGINE_UNET, &extra, p->adapter != NULL,
                              "Make the picture smaller with --width and --height, or draw fewer at once.", err);
-    if (!d->prog) denoiser_destroy(&d);
+    if (!d->prog) {
+        denoiser_destroy(&d);
+        return NULL;
+    }
+    size_t pixels = (size_t)p->n * (size_t)p->h * (size_t)p->w;
+    if (model_extra_channels(e->model)) d->rows = arena_alloc_n(a, pixels * (size_t)cfg->in_channels, sizeof(float));
+    d->added = arena_alloc_n(a, (size_t)p->n, ((size_t)cfg->added_dim + 1) * sizeof(float));
+    d->time_cond = arena_alloc_n(a, (size_t)p->n, ((size_t)cfg->time_cond_dim + 1) * sizeof(float));
+    denoiser_set_guidance(d, 1);
     return d;
 }
 
@@ -54,8 +71,41 @@ void denoiser_set_strength(struct denoiser *d, const float *strength) {
     arena_destroy(&a);
 }
 
+void denoiser_set_added(struct denoiser *d, const float *pooled, const float *time_ids) {
+    const struct unet_config *cfg = &d->e->model->unet;
+    int n_pooled = model_pooled_dim(d->e->model);
+    struct error none;
+    if (d->in.added < 0) return;
+    for (int i = 0; i < d->params.n; i++) {
+        bool fits = unet_added_fill(cfg, pooled + i * n_pooled, n_pooled, time_ids + i * 6, 6, d->added + i * cfg->added_dim, &none);
+        assert(fits); /* model_configs_check */
+        (void)fits;
+    }
+    gpu_program_write(d->prog, d->in.added, d->added);
+}
+
+void denoiser_set_guidance(struct denoiser *d, float cfg) {
+    int width = d->e->model->unet.time_cond_dim;
+    if (d->in.time_cond < 0) return;
+    for (int i = 0; i < d->params.n; i++) unet_guidance_fill(cfg, width, d->time_cond + i * width);
+    gpu_program_write(d->prog, d->in.time_cond, d->time_cond);
+}
+
+/* Copies `width` numbers of each pixel between rows of different width. */
+static void place(float *dst, int dst_width, const float *src, int src_width, int width, int pixels) {
+    for (int i = 0; i < pixels; i++) memcpy(dst + (size_t)i * (size_t)dst_width, src + (size_t)i * (size_t)src_width, (size_t)width * sizeof *dst);
+}
+
+void denoiser_set_extra(struct denoiser *d, const float *extra) {
+    const struct model *m = d->e->model;
+    int n = model_extra_channels(m);
+    if (n) place(d->rows + m->vae.latent_channels, m->unet.in_channels, extra, n, n, d->params.n * d->params.h * d->params.w);
+}
+
 bool denoiser_run(struct denoiser *d, const float *x, const float *t, float *out, struct error *err) {
-    gpu_program_write(d->prog, d->in.sample, x);
+    int latent = d->e->model->vae.latent_channels;
+    if (d->rows) place(d->rows, d->e->model->unet.in_channels, x, latent, latent, d->params.n * d->params.h * d->params.w);
+    gpu_program_write(d->prog, d->in.sample, d->rows ? d->rows : x);
     gpu_program_write(d->prog, d->in.timestep, t);
     if (!gpu_program_run(d->prog, err)) return false;
     gpu_program_read(d->prog, d->output, out);

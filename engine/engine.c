@@ -36,7 +36,7 @@ void engine_close(struct engine **p) {
 }
 
 static const struct nn_params *part_params(const struct engine *e, enum engine_part part) {
-    return part == ENGINE_UNET ? e->model->unet_params : part == ENGINE_VAE ? e->model->vae_params : e->model->text_params;
+    return part == ENGINE_UNET ? e->model->unet_params : part == ENGINE_VAE ? e->model->vae_params : e->model->texts[part - ENGINE_TEXT].params;
 }
 
 bool engine_load(struct engine *e, enum engine_part part, struct error *err) {

@@ -3,7 +3,7 @@
 #include "engine/model.h"
 #include "gpu/program.h"
 
-enum engine_part { ENGINE_UNET, ENGINE_VAE, ENGINE_TEXT, ENGINE_PARTS };
+enum engine_part { ENGINE_UNET, ENGINE_VAE, ENGINE_TEXT, ENGINE_TEXT_2, ENGINE_PARTS };
 
 struct engine_params {
     struct gpu_params gpu;
@@ -40,8 +40,14 @@ struct text_params {
     const struct adapter *adapter; /* LoRAs on the text encoder; NULL: none */
     const float *strength;         /* [adapters], the same for every prompt */
 };
-/* Encodes n windows of ids into out[n][window][width]. Loads the text encoder if need be. */
-bool engine_encode_text(struct engine *e, const int32_t *ids, int n, const struct text_params *p, float *out, struct error *err);
+/* Encodes n windows. ids: per text encoder [n][window]; out [n][window][model_context_dim], the encoders side by side;
+ * pooled [n][model_pooled_dim], or NULL. Loads the text encoders if need be. */
+bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p, float *out,
+                        float *pooled, struct error *err);
+/* How the family reads a text encoder: the layers left out beyond p's skip, and whether the final norm follows. */
+struct clip_params engine_clip_params(const struct model *m, int skip);
+/* Place of the end token in a window of ids: its first one. */
+int engine_text_end(const struct model_text *t, const int32_t *ids);
 
 /* --- pictures -------------------------------------------------------------------------------------- */
 /* rgb [h][w][3] in 0..255 -> moments [h/f][w/f][2*latent]: mean, log variance (clamped to -30..20), not scaled. */
@@ -49,6 +55,8 @@ struct vae_session;
 struct vae_session *vae_session_create(struct engine *e, bool encoder, int n, int w, int h, struct error *err);
 void vae_session_destroy(struct vae_session **s);
 bool vae_session_encode(struct vae_session *s, const uint8_t *rgb, float *moments, struct error *err);
+/* The same from numbers in -1..1. */
+bool vae_session_encode_values(struct vae_session *s, const float *values, float *moments, struct error *err);
 /* latents [h/f][w/f][latent] as the UNet knows them (scaled) -> rgb [h][w][3]; raw (may be NULL) gets the
  * decoder's own values, [h][w][3] about -1..1. */
 bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rgb, float *raw, struct error *err);
@@ -66,6 +74,14 @@ void denoiser_destroy(struct denoiser **d);
 /* context [n][tokens][width]; strength [n][adapters] or NULL. Kept until changed. */
 void denoiser_set_context(struct denoiser *d, const float *context);
 void denoiser_set_strength(struct denoiser *d, const float *strength);
-/* x, out: [n][h][w][channels]; t per picture. */
+/* SDXL, else without effect: pooled [n][model_pooled_dim] and time_ids [n][6]: original height and width, crop top and left,
+ * target height and width, in pixels. Needed before the first run; kept until changed. */
+void denoiser_set_added(struct denoiser *d, const float *pooled, const float *time_ids);
+/* Inpainting UNets, else without effect: [n][h][w][model_extra_channels], per pixel the mask (1: to be painted), then the masked
+ * picture's latents, scaled. Needed before the first run; kept until changed. */
+void denoiser_set_extra(struct denoiser *d, const float *extra);
+/* Consistency models (LCM), else without effect: the guidance that the UNet itself applies. 1 until set. */
+void denoiser_set_guidance(struct denoiser *d, float cfg);
+/* x, out: [n][h][w][latent channels]; t per picture. */
 bool denoiser_run(struct denoiser *d, const float *x, const float *t, float *out, struct error *err);
 struct gpu_program *denoiser_program(struct denoiser *d);

@@ -13,10 +13,11 @@ struct generate_params {
     const struct adapter *adapter;  /* NULL: none */
 };
 struct generate_picture {
-    const char *prompt, *negative; /* negative NULL: "" */
+    const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */
     uint64_t seed;
     const float *strength; /* [adapter->n]; NULL: none */
-    struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding, latents_NNN, image */
+    struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding, latents_NNN, image;
+                              * SDXL: token_ids_2 and pooled_embedding too */
 };
 struct generate_progress { /* called after every step */
     void (*step)(void *ctx, int step, int n_steps);

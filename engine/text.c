@@ -1,38 +1,94 @@
-/* Prompts to embeddings. The program is built per call: it is small, and text leaves the device early. */
+/* Prompts to embeddings. A program is built per call: it is small, and text leaves the device early. */
+#include <string.h>
+
 #include "engine/adapter.h"
 
-bool engine_encode_text(struct engine *e, const int32_t *ids, int n, const struct text_params *p, float *out, struct error *err) {
-    struct arena *a = arena_create(e->arena);
+struct clip_params engine_clip_params(const struct model *m, int skip) {
+    bool xl = nn_family_is_xl(m->family);
+    return (struct clip_params){.skip = skip + xl, .no_final_norm = xl};
+}
+
+int engine_text_end(const struct model_text *t, const int32_t *ids) {
+    int window = (int)tokenizer_window(t->tokenizer);
+    for (int i = 0; i < window; i++)
+        if (ids[i] == tokenizer_eos(t->tokenizer)) return i;
+    return window - 1;
+}
+
+/* One text encoder's program and what is read from it. */
+struct run {
+    struct engine *e;
+    const struct model_text *text;
+    const struct text_params *params;
+    int n, tokens, which;
+    bool pooled;
+};
+
+static void write_inputs(const struct run *r, struct gpu_program *prog, const struct clip_inputs *in, const int32_t *ids, struct arena *a) {
+    float *rows = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, sizeof *rows), *ends = arena_alloc_n(a, (size_t)r->n, sizeof *ends);
+    for (int i = 0; i < r->n * r->tokens; i++) rows[i] = (float)ids[i];
+    gpu_program_write(prog, in->ids, rows);
+    for (int i = 0; i < r->n; i++) ends[i] = (float)(i * r->tokens + engine_text_end(r->text, ids + i * r->tokens));
+    if (in->eos >= 0) gpu_program_write(prog, in->eos, ends);
+}
+
+static void write_strength(const struct run *r, struct gpu_program *prog, const struct lora_binding *binding, struct arena *a) {
+    const struct adapter *ad = r->params->adapter;
+    float *strength = arena_alloc_n(a, (size_t)r->n * (size_t)ad->n, sizeof *strength);
+    for (int i = 0; i < r->n * ad->n; i++) strength[i] = r->params->strength[i % ad->n];
+    float *columns = arena_alloc_n(a, (size_t)r->n * (size_t)ad->stack->n_columns, sizeof *columns);
+    lora_stack_fill_strengths(ad->stack, r->n, strength, columns);
+    gpu_program_write(prog, binding->strength, columns);
+}
+
+/* hidden [n][tokens][width] and, if asked for, pooled [n][projection_dim]; memory from a. */
+static bool encode(const struct run *r, const int32_t *ids, struct arena *a, float **hidden, float **pooled, struct error *err) {
+    struct engine *e = r->e;
     struct graph *g = graph_create(a, gpu_device_storage(e->dev));
-    int tokens = (int)tokenizer_window(e->model->tokenizer);
-    const struct adapter *adapter = p->adapter && p->adapter->touches_text ? p->adapter : NULL;
+    const struct adapter *adapter = r->params->adapter;
+    if (adapter && !adapter->touches[LORA_TEXT + r->which]) adapter = NULL;
     struct lora_binding binding = {.strength = -1};
-    if (adapter) lora_stack_bind(adapter->stack, adapter->text_model, g, "adapter", n, &binding);
-    struct nn_ctx c = nn_begin(g, e->model->text_params, adapter ? &binding.hook : NULL, "text_encoder");
-    struct clip_inputs in = {graph_io(g, "ids", (struct shape){n, 1, tokens, 1}), -1};
-    struct clip_params cp = {.skip = p->skip};
-    struct clip_outputs result = {-1, -1};
-    clip_build(&c, &e->model->text, &in, &cp, &result);
+    if (adapter) lora_stack_bind(adapter->stack, adapter->models[LORA_TEXT + r->which], g, "adapter", r->n, &binding);
+    struct nn_ctx c = nn_begin(g, r->text->params, adapter ? &binding.hook : NULL, r->text->part);
+    struct clip_inputs in = {graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1};
+    if (r->pooled) in.eos = graph_io(g, "ends", (struct shape){r->n, 1, 1, 1});
+    struct clip_params cp = engine_clip_params(e->model, r->params->skip);
+    struct clip_outputs out = {-1, -1};
+    clip_build(&c, &r->text->cfg, &in, &cp, &out);
     nn_end(&c);
-    int output = graph_output(g, "embedding", result.hidden);
+    int output = graph_output(g, "embedding", out.hidden), end = r->pooled ? graph_output(g, "pooled", out.pooled) : -1;
     struct gpu_binding extra = {adapter ? adapter->stack->set : NULL, SET_DATA, adapter ? adapter->data : NULL};
-    struct gpu_program *prog = engine_program(e, g, "Encoding the prompt", ENGINE_TEXT, &extra, adapter != NULL, NULL, err);
-    bool ok = prog != NULL;
+    enum engine_part part = (enum engine_part)(ENGINE_TEXT + r->which);
+    struct gpu_program *prog = engine_program(e, g, "Encoding the prompt", part, &extra, adapter != NULL, NULL, err);
+    if (!prog) return false;
+    write_inputs(r, prog, &in, ids, a);
+    if (binding.strength >= 0) write_strength(r, prog, &binding, a);
+    bool ok = gpu_program_run(prog, err);
     if (ok) {
-        float *rows = arena_alloc(a, (size_t)n * (size_t)tokens * sizeof *rows);
-        for (int i = 0; i < n * tokens; i++) rows[i] = (float)ids[i];
-        gpu_program_write(prog, in.ids, rows);
-        if (adapter && binding.strength >= 0) {
-            float *strength = arena_alloc(a, (size_t)n * (size_t)adapter->n * sizeof *strength);
-            for (int i = 0; i < n * adapter->n; i++) strength[i] = p->strength[i % adapter->n];
-            float *columns = arena_alloc(a, (size_t)n * (size_t)adapter->stack->n_columns * sizeof *columns);
-            lora_stack_fill_strengths(adapter->stack, n, strength, columns);
-            gpu_program_write(prog, binding.strength, columns);
-        }
-        ok = gpu_program_run(prog, err);
-        if (ok) gpu_program_read(prog, output, out);
+        *hidden = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, (size_t)r->text->cfg.width * sizeof(float));
+        gpu_program_read(prog, output, *hidden);
+        if (r->pooled) gpu_program_read(prog, end, *pooled);
     }
     gpu_program_destroy(&prog);
-    arena_destroy(&a);
+    return ok;
+}
+
+bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p, float *out,
+                        float *pooled, struct error *err) {
+    const struct model *m = e->model;
+    int tokens = model_window(m), first = 0;
+    size_t all = (size_t)model_context_dim(m);
+    bool ok = true;
+    for (int i = 0; ok && i < m->n_texts; i++) {
+        struct arena *a = arena_create(e->arena);
+        size_t width = (size_t)m->texts[i].cfg.width;
+        struct run r = {e, &m->texts[i], p, n, tokens, i, pooled && model_pooled_dim(m) && i + 1 == m->n_texts};
+        float *hidden;
+        ok = encode(&r, ids[i], a, &hidden, &pooled, err);
+        for (size_t k = 0; ok && k < (size_t)(n * tokens); k++)
+            memcpy(out + k * all + first, hidden + k * width, width * sizeof *out);
+        first += (int)width;
+        arena_destroy(&a);
+    }
     return ok;
 }

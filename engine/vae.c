@@ -54,10 +54,15 @@ void vae_session_destroy(struct vae_session **p) {
 }
 
 bool vae_session_encode(struct vae_session *s, const uint8_t *rgb, float *moments, struct error *err) {
-    int64_t n = shape_elems(s->in), m = shape_elems(s->out);
-    int latent = s->e->model->vae.latent_channels;
+    int64_t n = shape_elems(s->in);
     for (int64_t i = 0; i < n; i++) s->in_rows[i] = (float)rgb[i] / 127.5f - 1.0f;
-    gpu_program_write(s->prog, s->input, s->in_rows);
+    return vae_session_encode_values(s, s->in_rows, moments, err);
+}
+
+bool vae_session_encode_values(struct vae_session *s, const float *values, float *moments, struct error *err) {
+    int64_t m = shape_elems(s->out);
+    int latent = s->e->model->vae.latent_channels;
+    gpu_program_write(s->prog, s->input, values);
     if (!gpu_program_run(s->prog, err)) return false;
     gpu_program_read(s->prog, s->output, moments);
     for (int64_t i = 0; i < m; i++)

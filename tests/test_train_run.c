@@ -235,7 +235,7 @@ static void test_accumulation(void **state) {
         if (!t) fail_msg("%s", e.text);
         int f = vae_config_factor(&engine->model->vae), lat = SIDE / f * (SIDE / f) * engine->model->vae.latent_channels;
         struct train_given given;
-        fill_given(&given, lat, (int)tokenizer_window(engine->model->tokenizer) * engine->model->text.width, 4);
+        fill_given(&given, lat, model_window(engine->model) * model_context_dim(engine->model), 4);
         if (!trainer_step_given(t, &given, true, losses[i], &e)) fail_msg("%s", e.text); /* up is zero in the first */
         if (!trainer_step_given(t, &given, true, losses[i], &e)) fail_msg("%s", e.text);
         const struct lora_stack *s = trainer_adapter(t)->stack;
@@ -286,7 +286,7 @@ static void test_text_encoder(void **state) {
     struct error e = {{0}};
     struct adapter *ad = adapter_open(engine, &p.out, 1, &e);
     if (!ad) fail_msg("%s", e.text);
-    assert_true(ad->touches_text);
+    assert_true(ad->touches[LORA_TEXT]);
     adapter_close(&ad);
 }
 

@@ -40,14 +40,6 @@ static void draw_latent(struct trainer *t, uint32_t picture, const float *z, flo
         }
 }
 
-static void place_text(struct trainer *t, int slot, uint32_t picture) {
-    int text = t->text_of[picture];
-    size_t each = (size_t)t->tokens * (size_t)t->width;
-    if (t->contexts) memcpy(t->batch_context + (size_t)slot * each, t->contexts + (size_t)text * each, each * sizeof(float));
-    else
-        for (int i = 0; i < t->tokens; i++) t->batch_context[slot * t->tokens + i] = (float)t->ids[text * t->tokens + i];
-}
-
 void train_batch_draw(struct trainer *t, int accumulate) {
     int batch = t->params.batch, n = t->lw * t->lh * t->channels;
     rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
@@ -55,7 +47,7 @@ void train_batch_draw(struct trainer *t, int accumulate) {
     for (int b = 0; b < batch; b++) {
         pictures[b] = next_picture(t);
         draw_latent(t, pictures[b], t->noise + b * n, t->latent + b * n);
-        place_text(t, b, pictures[b]);
+        train_condition_place(t, b, pictures[b]);
     }
     rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
     for (int b = 0; b < batch; b++) {

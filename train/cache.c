@@ -6,14 +6,46 @@
 #include "base/os.h"
 #include "train/trainer_priv.h"
 
+/* SDXL is told how large a picture was, and where it was cut after it was scaled to cover the square. */
+static void note_sizes(struct trainer *t, size_t i) {
+    const struct dataset_sample *s = &t->data.samples[i];
+    int size = t->plan.resolution;
+    double scale = size / (double)(s->w < s->h ? s->w : s->h);
+    int h = (int)(s->h * scale + 0.5), w = (int)(s->w * scale + 0.5); /* as image_resize_cover rounds */
+    float *ids = t->time_ids + i * 6;
+    ids[0] = (float)s->h, ids[1] = (float)s->w;
+    ids[2] = (float)((h - size) / 2), ids[3] = (float)((w - size) / 2);
+    ids[4] = ids[5] = (float)size;
+}
+
+/* An inpainting model learns with everything masked: the masked picture is grey. */
+static bool mask_everything(struct trainer *t, struct vae_session *vae, struct error *err) {
+    const struct vae_config *cfg = &t->e->model->vae;
+    int n = model_extra_channels(t->e->model), pixels = t->lw * t->lh, c = t->channels;
+    size_t side = (size_t)t->plan.resolution;
+    if (!n) return true;
+    struct arena *a = arena_create(NULL);
+    float *grey = arena_alloc_n(a, side * side, 3 * sizeof *grey), *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments);
+    bool ok = vae_session_encode_values(vae, grey, moments, err);
+    t->extra = arena_alloc_n(t->arena, (size_t)pixels, (size_t)n * sizeof(float));
+    for (int i = 0; i < pixels; i++) {
+        t->extra[i * n] = 1;
+        for (int k = 0; k < c; k++) t->extra[i * n + 1 + k] = (moments[i * 2 * c + k] - cfg->shift_factor) * cfg->scaling_factor;
+    }
+    arena_destroy(&a);
+    return ok;
+}
+
 static bool encode_pictures(struct trainer *t, struct error *err) {
     int size = t->plan.resolution;
     size_t each = (size_t)t->lw * (size_t)t->lh * (size_t)t->channels * 2;
     t->moments = arena_alloc_n(t->arena, t->data.n, each * sizeof(float));
     struct vae_session *vae = vae_session_create(t->e, true, 1, size, size, err);
     if (!vae) return false;
-    bool ok = true;
+    t->time_ids = arena_alloc_n(t->arena, t->data.n, 6 * sizeof(float));
+    bool ok = mask_everything(t, vae, err);
     for (size_t i = 0; ok && i < t->data.n; i++) {
+        note_sizes(t, i);
         struct arena *a = arena_create(NULL);
         struct image im;
         if (os_interrupted()) ok = error_set(err, "Stopped while the pictures were being read; nothing was written.");
@@ -41,24 +73,29 @@ static void collect_texts(struct trainer *t, const char **texts) {
         if (k < 0) texts[k = t->n_texts++] = caption;
         t->text_of[i] = k;
     }
-    t->ids = arena_alloc_n(t->arena, (size_t)t->n_texts * (size_t)t->tokens, sizeof *t->ids);
+    const struct model *m = t->e->model;
+    for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)t->n_texts * (size_t)t->tokens, sizeof *t->ids[i]);
     for (int k = 0; k < t->n_texts; k++) {
         struct tokenizer_cut cut;
-        tokenizer_encode_window(t->e->model->tokenizer, texts[k], t->ids + k * t->tokens, &cut);
+        for (int i = 0; i < m->n_texts; i++) tokenizer_encode_window(m->texts[i].tokenizer, texts[k], t->ids[i] + k * t->tokens, &cut);
         if (cut.n_dropped) log_warn("the caption \"%.60s...\" has %zu tokens; dropped: \"%s\"", texts[k], cut.n_tokens, cut.text);
     }
 }
 
 /* In batches of at most 16: long enough to fill the device, small enough to fit anywhere. */
 static bool encode_texts(struct trainer *t, struct error *err) {
-    size_t each = (size_t)t->tokens * (size_t)t->width;
+    const struct model *m = t->e->model;
+    size_t each = (size_t)t->tokens * (size_t)t->width, pooled = (size_t)model_pooled_dim(m);
     t->contexts = arena_alloc_n(t->arena, (size_t)t->n_texts, each * sizeof(float));
+    t->pooled = arena_alloc_n(t->arena, (size_t)t->n_texts, (pooled + 1) * sizeof(float));
     for (int k = 0; k < t->n_texts; k += 16) {
         int n = t->n_texts - k < 16 ? t->n_texts - k : 16;
+        const int32_t *ids[MODEL_MAX_TEXTS] = {0};
+        for (int i = 0; i < m->n_texts; i++) ids[i] = t->ids[i] + k * t->tokens;
         struct text_params tp = {0};
-        if (!engine_encode_text(t->e, t->ids + k * t->tokens, n, &tp, t->contexts + (size_t)k * each, err)) return false;
+        if (!engine_encode_text(t->e, ids, n, &tp, t->contexts + (size_t)k * each, t->pooled + (size_t)k * pooled, err)) return false;
     }
-    engine_unload(t->e, ENGINE_TEXT);
+    for (int i = 0; i < m->n_texts; i++) engine_unload(t->e, (enum engine_part)(ENGINE_TEXT + i));
     return true;
 }
 

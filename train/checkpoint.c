@@ -159,10 +159,12 @@ bool train_state_load(struct trainer *t, struct error *err) {
 static void describe(const struct trainer *t, struct metadata_params *m, struct arena *a) {
     const struct train_params *p = &t->params;
     static const char *const schedules[] = {"constant", "cosine", "linear"};
+    static const enum metadata_family families[NN_FAMILIES] = {
+        [NN_FAMILY_SD2] = METADATA_SD2, [NN_FAMILY_SDXL] = METADATA_SDXL, [NN_FAMILY_SSD_1B] = METADATA_SDXL, [NN_FAMILY_VEGA] = METADATA_SDXL};
     const char *slash = strrchr(p->out, '/'), *name = slash ? slash + 1 : p->out, *dot = strrchr(name, '.');
     bool v = t->schedule->params.prediction == SCHEDULE_PREDICT_V;
     *m = (struct metadata_params){
-        .family = t->width == 1024 ? METADATA_SD2 : METADATA_SD1, .v_prediction = v, .model_name = t->e->model->name,
+        .family = families[t->e->model->family], .v_prediction = v, .model_name = t->e->model->name,
         .rank = p->rank, .alpha = (double)p->alpha, .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
         .comment = "trained with Atelier", .optimizer = "AdamW", .lr_scheduler = schedules[p->schedule],
         .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no", .lr = (double)p->lr, .unet_lr = (double)p->lr,
@@ -170,6 +172,12 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .warmup_steps = p->warmup, .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->data};
+}
+
+static enum lora_part part_of(const struct adapter *a, int model) {
+    int p = LORA_UNET;
+    while (p < LORA_N_PARTS - 1 && a->models[p] != model) p++;
+    return (enum lora_part)p;
 }
 
 /* Slots as the file wants them, one module per layer. */
@@ -185,7 +193,7 @@ static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *
         float *up = arena_alloc(a, (size_t)part->rank * (size_t)w.w * sizeof(float));
         if (!gpu_set_read(t->adapter->data, l->down, down_rows, err) || !gpu_set_read(t->adapter->data, l->up, up_rows, err)) return false;
         lora_stack_extract(l, part, down_rows, up_rows, down, up);
-        modules[i] = (struct lora_save_module){.place = {l->model == t->adapter->unet_model ? LORA_UNET : LORA_TEXT, l->target},
+        modules[i] = (struct lora_save_module){.place = {part_of(t->adapter, l->model), l->target},
                                                .rank = part->rank, .alpha = t->params.alpha, .down = down, .up = up};
     }
     return true;
@@ -193,7 +201,7 @@ static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *
 
 bool train_lora_save(struct trainer *t, const char *path, struct error *err) {
     struct arena *a = arena_create(NULL);
-    struct lora_model model = {{&t->e->model->unet_targets, &t->e->model->text_targets, NULL}};
+    struct lora_model model = adapter_lora_model(t->e->model);
     struct lora_keys *keys = lora_keys_create(&model);
     int n = t->adapter->stack->n_layers;
     struct lora_save_module *modules = arena_alloc_n(a, (size_t)n, sizeof *modules);

@@ -13,11 +13,11 @@ static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     struct train_tape *tape = &t->tape;
     float seed[64];
     for (int b = 0; b < t->params.batch; b++) seed[b] = t->batch_seed[b] * t->loss_scale;
-    gpu_program_write(tape->prog, tape->sample, t->batch_x);
+    gpu_program_write(tape->prog, tape->sample, train_condition_sample(t));
     gpu_program_write(tape->prog, tape->timestep, t->batch_t);
     gpu_program_write(tape->prog, tape->target, t->batch_target);
     gpu_program_write(tape->prog, tape->seed, seed);
-    gpu_program_write(tape->prog, tape->ids >= 0 ? tape->ids : tape->context, t->batch_context);
+    train_condition_write(t);
     if (!gpu_program_run(tape->prog, err)) return false;
     gpu_program_read(tape->prog, tape->loss, losses);
     return true;
@@ -125,7 +125,6 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
 
 static void place_given(struct trainer *t, const struct train_given *given, size_t at) {
     size_t n = (size_t)(t->lw * t->lh * t->channels);
-    size_t text = t->params.train_text_encoder ? (size_t)t->tokens : (size_t)t->tokens * (size_t)t->width;
     for (size_t b = 0; b < (size_t)t->params.batch; b++) {
         const float *latent = given->latents + (at + b) * n, *noise = given->noise + (at + b) * n;
         int time = given->t[at + b];
@@ -135,7 +134,7 @@ static void place_given(struct trainer *t, const struct train_given *given, size
         target_add_noise(t->schedule, time, t->batch_x + b * n, latent, noise, n);
         target_make(t->schedule, time, t->batch_target + b * n, latent, noise, n);
     }
-    memcpy(t->batch_context, given->context + at * text, (size_t)t->params.batch * text * sizeof(float));
+    train_condition_given(t, given, at);
 }
 
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {

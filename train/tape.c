@@ -17,61 +17,49 @@ static int add_layers(struct trainer *t, struct lora_stack *stack, int model, co
 bool train_adapter_create(struct trainer *t, struct error *err) {
     struct engine *e = t->e;
     struct lora_stack *stack = lora_stack_create(t->arena, "The LoRA", TENSOR_F32, true, gpu_device_max_chunk(e->dev));
-    int unet = lora_stack_model(stack, "unet", &e->model->unet_targets);
-    int text = t->params.train_text_encoder ? lora_stack_model(stack, "text_encoder", &e->model->text_targets) : -1;
+    struct lora_model layers = adapter_lora_model(e->model);
+    int models[LORA_N_PARTS], n = 0;
+    for (int p = 0; p < LORA_N_PARTS; p++) {
+        bool learns = layers.targets[p] && (p == LORA_UNET || t->params.train_text_encoder);
+        models[p] = learns ? lora_stack_model(stack, lora_part_name((enum lora_part)p), layers.targets[p]) : -1;
+    }
     lora_stack_adapter(stack);
-    int n = add_layers(t, stack, unet, &e->model->unet_targets, err), m = 0;
-    if (n >= 0 && text >= 0) m = add_layers(t, stack, text, &e->model->text_targets, err);
-    if (n < 0 || m < 0) return false;
-    if (n + m == 0) return error_set(err, "The model has no layer that the chosen --targets name; try --targets all.");
+    for (int p = 0; p < LORA_N_PARTS; p++) {
+        int added = models[p] >= 0 ? add_layers(t, stack, models[p], layers.targets[p], err) : 0;
+        if (added < 0) return false;
+        n += added;
+    }
+    if (n == 0) return error_set(err, "The model has no layer that the chosen --targets name; try --targets all.");
     lora_stack_seal(stack);
-    t->plan.n_layers = n + m;
+    t->plan.n_layers = n;
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];
         const struct shape w = l->target->weight;
         t->plan.n_params += (int64_t)t->params.rank * (w.n * (int64_t)w.c + w.w);
     }
     for (int i = 0; i < stack->set->n_chunks; i++) t->plan.adapter_bytes += stack->set->chunk_texels[i] * 16;
-    t->adapter = adapter_adopt(e, stack, unet, text, err);
+    t->adapter = adapter_adopt(e, stack, models, err);
     return t->adapter != NULL;
-}
-
-static int text_context(struct trainer *t, struct graph *g) {
-    struct train_tape *tape = &t->tape;
-    struct model *m = t->e->model;
-    if (!t->params.train_text_encoder) {
-        tape->ids = -1;
-        tape->context = graph_io(g, "context", (struct shape){t->params.batch, 1, t->tokens, t->width});
-        return tape->context;
-    }
-    tape->context = -1;
-    tape->ids = graph_io(g, "ids", (struct shape){t->params.batch, 1, t->tokens, 1});
-    lora_stack_bind_with(t->adapter->stack, t->adapter->text_model, g, tape->strength, &tape->text_binding);
-    struct nn_ctx c = nn_begin(g, m->text_params, &tape->text_binding.hook, "text_encoder");
-    struct clip_inputs in = {tape->ids, -1};
-    struct clip_params cp = {0};
-    struct clip_outputs out = {-1, -1};
-    clip_build(&c, &m->text, &in, &cp, &out);
-    nn_end(&c);
-    return out.hidden;
 }
 
 static bool build_step(struct trainer *t, bool remat, struct error *err) {
     struct train_tape *tape = &t->tape;
     struct model *m = t->e->model;
-    struct shape latent = {t->params.batch, t->lh, t->lw, t->channels}, per_image = {t->params.batch, 1, 1, 1};
+    struct shape latent = {t->params.batch, t->lh, t->lw, t->channels}, sample = latent, per_image = {t->params.batch, 1, 1, 1};
     struct graph *g = graph_create(t->arena, gpu_device_storage(t->e->dev));
     tape->g = g;
     tape->remat = remat;
-    lora_stack_bind(t->adapter->stack, t->adapter->unet_model, g, "adapter", t->params.batch, &tape->unet_binding);
-    tape->strength = tape->unet_binding.strength;
-    int context = text_context(t, g);
-    tape->sample = graph_io(g, "sample", latent);
-    tape->timestep = graph_io(g, "timestep", per_image);
+    struct lora_binding *binding = &tape->bindings[LORA_UNET];
+    lora_stack_bind(t->adapter->stack, t->adapter->models[LORA_UNET], g, "adapter", t->params.batch, binding);
+    tape->strength = binding->strength;
+    sample.c = m->unet.in_channels;
+    struct unet_inputs in;
+    train_condition_build(t, g, &in);
+    in.sample = tape->sample = graph_io(g, "sample", sample);
+    in.timestep = tape->timestep = graph_io(g, "timestep", per_image);
     tape->target = graph_io(g, "target", latent);
     tape->seed = graph_io(g, "seed", per_image);
-    struct nn_ctx c = nn_begin(g, m->unet_params, &tape->unet_binding.hook, "unet");
-    struct unet_inputs in = {tape->sample, tape->timestep, context, -1, -1};
+    struct nn_ctx c = nn_begin(g, m->unet_params, &binding->hook, "unet");
     int prediction = unet_build(&c, &m->unet, &in);
     nn_end(&c);
     int loss = graph_mse(g, prediction, tape->target);
@@ -86,7 +74,8 @@ static int bindings(struct trainer *t, struct gpu_binding *b) {
     struct model *m = t->e->model;
     int n = 0;
     b[n++] = (struct gpu_binding){m->unet_params->set, SET_DATA, t->e->parts[ENGINE_UNET]};
-    if (t->params.train_text_encoder) b[n++] = (struct gpu_binding){m->text_params->set, SET_DATA, t->e->parts[ENGINE_TEXT]};
+    for (int i = 0; t->params.train_text_encoder && i < m->n_texts; i++)
+        b[n++] = (struct gpu_binding){m->texts[i].params->set, SET_DATA, t->e->parts[ENGINE_TEXT + i]};
     b[n++] = (struct gpu_binding){set, SET_DATA, t->adapter->data};
     b[n++] = (struct gpu_binding){set, SET_GRAD, t->grad};
     b[n++] = (struct gpu_binding){set, SET_GRAD_SUM, t->grad_sum};
@@ -149,7 +138,8 @@ static void plan_weights(struct trainer *t) {
     struct train_plan *p = &t->plan;
     p->unet_bytes = set_bytes(t->e->model->unet_params->set);
     p->vae_bytes = set_bytes(t->e->model->vae_params->set);
-    p->text_bytes = set_bytes(t->e->model->text_params->set);
+    p->text_bytes = 0;
+    for (int i = 0; i < t->e->model->n_texts; i++) p->text_bytes += set_bytes(t->e->model->texts[i].params->set);
     p->gradient_bytes = p->adapter_bytes * (t->params.accumulate > 1 ? 2 : 1);
     p->moment_bytes = 2 * p->adapter_bytes;
     p->device_bytes = gpu_device_memory_total(t->e->dev);
@@ -180,7 +170,9 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
 bool train_tapes_open(struct trainer *t, struct error *err) {
     struct engine *e = t->e;
     struct tensor_set *set = t->adapter->stack->set;
-    if (!engine_load(e, ENGINE_UNET, err) || (t->params.train_text_encoder && !engine_load(e, ENGINE_TEXT, err))) return false;
+    if (!engine_load(e, ENGINE_UNET, err)) return false;
+    for (int i = 0; t->params.train_text_encoder && i < e->model->n_texts; i++)
+        if (!engine_load(e, (enum engine_part)(ENGINE_TEXT + i), err)) return false;
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
     if (!(t->moment1 = gpu_set_create(e->dev, set, SET_MOMENT1, err))) return false;

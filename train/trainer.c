@@ -51,8 +51,8 @@ static bool choose_size(struct trainer *t, struct error *err) {
     t->plan.resolution = size;
     t->lw = t->lh = size / f;
     t->channels = m->vae.latent_channels;
-    t->tokens = (int)tokenizer_window(m->tokenizer);
-    t->width = m->text.width;
+    t->tokens = model_window(m);
+    t->width = model_context_dim(m);
     return true;
 }
 
@@ -75,12 +75,11 @@ static bool scan(struct trainer *t, struct error *err) {
 
 static void allocate(struct trainer *t) {
     size_t b = (size_t)t->params.batch, n = b * (size_t)(t->lw * t->lh * t->channels);
-    size_t text = t->params.train_text_encoder ? (size_t)t->tokens : (size_t)t->tokens * (size_t)t->width;
     t->batch_x = arena_alloc_n(t->arena, n, sizeof(float));
     t->batch_target = arena_alloc_n(t->arena, n, sizeof(float));
     t->noise = arena_alloc_n(t->arena, n, sizeof(float));
     t->latent = arena_alloc_n(t->arena, n, sizeof(float));
-    t->batch_context = arena_alloc_n(t->arena, b * text, sizeof(float));
+    train_condition_allocate(t);
     t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
     t->batch_seed = arena_alloc_n(t->arena, b, sizeof(float));
 }

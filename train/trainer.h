@@ -78,11 +78,13 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
 char *trainer_state_path(struct arena *a, const char *out);
 
 /* For comparisons with other trainers: one step's losses and gradients from given latents, noise and times, for
- * n = accumulate * batch pictures. latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width],
- * or [n][tokens] token ids where the text encoder trains. */
+ * n = accumulate * batch pictures. latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width], or, where
+ * the text encoders train, ids: per encoder [n][tokens]. SDXL: pooled [n][model_pooled_dim] unless ids are given, and time_ids
+ * [n][6]. */
 struct train_given {
     const float *latents, *noise, *context;
     const int *t;
+    const float *ids[MODEL_MAX_TEXTS], *pooled, *time_ids;
 };
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool update, float *losses, struct error *err);
 struct adapter *trainer_adapter(struct trainer *t);

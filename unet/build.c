@@ -172,3 +172,14 @@ bool unet_added_fill(const struct unet_config *cfg, const float *pooled, int n_p
     }
     return true;
 }
+
+void unet_guidance_fill(float cfg, int width, float *dst) {
+    int half = width / 2;
+    float step = logf(10000.0f) / (float)(half - 1), w = (cfg - 1) * 1000.0f;
+    memset(dst, 0, (size_t)width * sizeof *dst);
+    for (int k = 0; k < half; k++) {
+        float angle = w * expf((float)k * -step);
+        dst[k] = sinf(angle);
+        dst[half + k] = cosf(angle);
+    }
+}

@@ -24,3 +24,6 @@ bool unet_declare(struct nn_params *params, const struct unet_config *cfg, struc
  * left, target height, width). False if the counts do not add up to added_dim. */
 bool unet_added_fill(const struct unet_config *cfg, const float *pooled, int n_pooled, const float *time_ids,
                      int n_time_ids, float *dst, struct error *e);
+/* Consistency models: fills dst[width] for time_cond with the embedding of the guidance that the UNet shall apply by itself
+ * (paper: Luo et al. 2023, latent consistency models). */
+void unet_guidance_fill(float cfg, int width, float *dst);

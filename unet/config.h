@@ -3,6 +3,7 @@
  * lists spread out. */
 #include <stdbool.h>
 #include "base/error.h"
+#include "nn/family.h"
 
 enum { UNET_MAX_LEVELS = 8, UNET_MAX_LAYERS = 9 };
 
@@ -45,3 +46,5 @@ struct unet_config {
 
 /* Reads and checks config.json. Unknown block types and features are an error that names the key. */
 bool unet_config_load(struct unet_config *cfg, const char *path, struct error *e);
+/* By layout, not by width: SDXL has the added vector, Stable Diffusion 2 linear projections without it. */
+enum nn_family unet_config_family(const struct unet_config *cfg);
