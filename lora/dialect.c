@@ -2,6 +2,7 @@
 #include "lora/dialect.h"
 
 #include "base/arena.h"
+#include "lora/position.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -12,10 +13,20 @@ struct ending {
     const char *text, *kind, *slot, *dialect;
 };
 
-/* Kinds without a row in kinds.def are here so that reports can name them. Rows further down take precedence. */
+/* Tensors of kind NULL go with several kinds. Kinds without a row in kinds.def are here so that reports can name them.
+ * Rows further down take precedence. */
 static const struct ending endings[] = {
     {".alpha", NULL, "alpha", NULL},
-    {".diff_b", "full", "bias", "lycoris"}, /* beside another kind it is that one's bias */
+    {".diff_b", NULL, "bias", "lycoris"},
+    {".b_norm", NULL, "bias", "lycoris"},
+    {".lora_B.bias", NULL, "up_bias", "peft"},
+    {".lora.alpha", NULL, "alpha", NULL},
+    {"_lora.alpha", NULL, "alpha", NULL},
+    {".lora_linear_layer.alpha", NULL, "alpha", NULL},
+    {".dora_scale", NULL, "magnitude", NULL},
+    {".lora_magnitude_vector", NULL, "row_magnitude", "peft"},
+    {".lora_magnitude_vector.weight", NULL, "row_magnitude", "peft"},
+    {".rescale", NULL, "rescale", "lycoris"},
     {".lora_down.weight", "lora", "down", "kohya"},
     {".lora_up.weight", "lora", "up", "kohya"},
     {".lora_mid.weight", "lora", "mid", "kohya"},
@@ -27,9 +38,8 @@ static const struct ending endings[] = {
     {".lora_linear_layer.up.weight", "lora", "up", "diffusers"},
     {"_lora.down.weight", "lora", "down", "diffusers processor"},
     {"_lora.up.weight", "lora", "up", "diffusers processor"},
-    {".dora_scale", "dora", "magnitude", "kohya"},
-    {".lora_magnitude_vector", "dora", "row_magnitude", "peft"},
-    {".lora_magnitude_vector.weight", "dora", "row_magnitude", "peft"},
+    {":down", "lora", "down", "cloneofsimo"},
+    {":up", "lora", "up", "cloneofsimo"},
     {".hada_w1_a", "loha", "w1_a", "lycoris"},
     {".hada_w1_b", "loha", "w1_b", "lycoris"},
     {".hada_w2_a", "loha", "w2_a", "lycoris"},
@@ -44,14 +54,20 @@ static const struct ending endings[] = {
     {".lokr_w2_b", "lokr", "w2_b", "lycoris"},
     {".lokr_t2", "lokr", "t2", "lycoris"},
     {".on_input", "ia3", "on_input", "lycoris"},
+    {".ia3_l", "ia3_peft", "l", "peft"},
     {".oft_blocks", "oft", "blocks", "lycoris"},
+    {".oft_r", "oft_peft", "r", "peft"},
+    {".oft_R.weight", "oft_peft", "r", "peft"},
+    {".boft_R", "boft_peft", "r", "peft"},
+    {".boft_s", "boft_peft", "s", "peft"},
     {".a1.weight", "glora", "a1", "lycoris"},
     {".a2.weight", "glora", "a2", "lycoris"},
     {".b1.weight", "glora", "b1", "lycoris"},
     {".b2.weight", "glora", "b2", "lycoris"},
+    {".bm.weight", "glora", "bm", "lycoris"},
     {".diff", "full", "diff", "lycoris"},
     {".w_norm", "norm", "w", "lycoris"},
-    {".b_norm", "norm", "bias", "lycoris"},
+    {".set_weight", "set", "weight", "comfy"},
 };
 
 static bool starts_with(const char *s, const char *prefix) { return strncmp(s, prefix, strlen(prefix)) == 0; }
@@ -94,9 +110,10 @@ static char *processor_layer(char *module, struct arena *a) {
 /* Dotted names get their part in front and lose what wrappers added; flat names stay as they are. */
 static char *normalize(char *module, struct arena *a) {
     static const char *const known[] = {"lora_", "lycoris_", "unet.", "text_encoder.", "text_encoder_2.",
-                                        "diffusion_model."};
-    static const char wrapper[] = "base_model.model.", twice[] = "unet.unet.";
+                                        "diffusion_model.", "text_encoders."};
+    static const char wrapper[] = "base_model.model.", twice[] = "unet.unet.", checkpoint[] = "model.diffusion_model.";
     if (starts_with(module, wrapper)) module += sizeof wrapper - 1;
+    if (starts_with(module, checkpoint)) module += strlen("model.");
     while (starts_with(module, twice)) module += strlen("unet.");
     cut_out(module, ".processor");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
@@ -112,6 +129,13 @@ bool lora_key_parse(const char *name, struct lora_key *out, struct arena *a) {
         const struct ending *end = &endings[i];
         if (!ends_with(whole, end->text)) continue;
         whole[strlen(whole) - strlen(end->text)] = 0;
+        if (end->text[0] == ':') { /* numbers, no names */
+            enum lora_part part;
+            int index;
+            if (!lora_position_parse(whole, &part, &index)) return false;
+            *out = (struct lora_key){whole, end->kind, end->slot, end->dialect, (int)i};
+            return true;
+        }
         if (end->text[0] == '_') whole = processor_layer(whole, a);
         *out = (struct lora_key){normalize(whole, a), end->kind, end->slot, end->dialect, (int)i};
         return true;

@@ -9,9 +9,9 @@ struct arena;
 /* A tensor's name taken apart. */
 struct lora_key {
     const char *module;  /* normalised, as lora_keys_find wants it; memory from the arena */
-    const char *kind;    /* "lora", "dora", "loha", ...; NULL for alpha, which every kind has */
+    const char *kind;    /* "lora", "loha", ...; NULL for what several kinds have: alpha, bias, magnitude */
     const char *slot;    /* one of the kind's slots, or "alpha" */
-    const char *dialect; /* whose spelling it is, for reports */
+    const char *dialect; /* whose spelling it is; NULL where several share it */
     int precedence;      /* where a module's tensors name several kinds, the highest is meant */
 };
 

@@ -1,8 +1,13 @@
 #include "lora/file.h"
 
 #include "base/arena.h"
+#include "base/os.h"
+#include "base/path.h"
+#include "base/text.h"
 #include "lora/delta.h"
 #include "lora/dialect.h"
+#include "lora/family.h"
+#include "lora/position.h"
 
 #include <assert.h>
 #include <math.h>
@@ -40,34 +45,67 @@ static int slot_of(const struct lora_kind *kind, const char *slot) {
     return -1;
 }
 
+/* kohya's scripts and LyCORIS write side by side; any other pair in one module is a mix-up. */
+static const char *spelling_group(const char *dialect) { return strcmp(dialect, "lycoris") == 0 ? "kohya" : dialect; }
+
+static const struct entry *entry_of_slot(const struct entry *entries, size_t n, const char *slot) {
+    for (size_t i = 0; i < n; i++)
+        if (!entries[i].key.kind && strcmp(entries[i].key.slot, slot) == 0) return &entries[i];
+    return NULL;
+}
+
+/* The kind that a module's own tensors name; shared ones decide only where they stand alone or make a LoRA a DoRA. */
+static const char *kind_of(const struct entry *entries, size_t n) {
+    const struct entry *best = NULL;
+    for (size_t i = 0; i < n; i++)
+        if (entries[i].key.kind && (!best || entries[i].key.precedence > best->key.precedence)) best = &entries[i];
+    bool lengths = entry_of_slot(entries, n, "magnitude") || entry_of_slot(entries, n, "row_magnitude");
+    if (best && lengths && strcmp(best->key.kind, "lora") == 0) return "dora";
+    if (best) return best->key.kind;
+    const struct entry *bias = entry_of_slot(entries, n, "bias");
+    return !bias ? NULL : strstr(bias->tensor->name, ".b_norm") ? "norm" : "full";
+}
+
+/* False for tensors of several kinds or spellings in one module. */
+static bool check_unity(struct lora_file *f, struct lora_module *m, const struct entry *entries, size_t n) {
+    const char *kind = NULL, *dialect = NULL;
+    for (size_t i = 0; i < n; i++) {
+        const struct lora_key *key = &entries[i].key;
+        if (key->kind && kind && strcmp(key->kind, kind) != 0)
+            fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has tensors of two kinds, %s and %s", kind, key->kind));
+        if (key->dialect && dialect && strcmp(spelling_group(key->dialect), dialect) != 0)
+            fail(m, LORA_INCOMPLETE,
+                 arena_printf(f->arena, "is spelled half in %s's way, half in %s's", dialect, spelling_group(key->dialect)));
+        if (key->kind) kind = key->kind;
+        if (key->dialect) dialect = spelling_group(key->dialect);
+    }
+    return m->status == LORA_MATCHED;
+}
+
+static bool choose_kind(struct lora_file *f, struct lora_module *m, const struct entry *entries, size_t n) {
+    const char *kind = kind_of(entries, n);
+    m->kind_name = kind ? kind : "unknown";
+    if (!kind) fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has its %s and nothing else", entries[0].key.slot));
+    if (!kind || !check_unity(f, m, entries, n)) return false;
+    m->kind = lora_kind_find(kind);
+    if (!m->kind) fail(m, LORA_UNSUPPORTED, arena_printf(f->arena, "is of the kind %s, which cannot be applied", kind));
+    return m->kind != NULL;
+}
+
 /* Sorts a module's tensors into its kind's slots; returns the alpha tensor, if any. */
 static const struct st_tensor *fill_slots(struct lora_file *f, struct lora_module *m, const struct entry *entries,
                                           size_t n) {
     const struct st_tensor *alpha = NULL;
-    int best = -1;
-    for (size_t i = 0; i < n; i++)
-        if (entries[i].key.kind && entries[i].key.precedence > best) {
-            best = entries[i].key.precedence;
-            m->kind_name = entries[i].key.kind;
-        }
-    if (!m->kind_name) {
-        m->kind_name = "unknown";
-        fail(m, LORA_INCOMPLETE, "has an alpha and nothing else");
-        return NULL;
-    }
-    m->kind = lora_kind_find(m->kind_name);
-    if (!m->kind) {
-        fail(m, LORA_UNSUPPORTED, arena_printf(f->arena, "is of the kind %s, which cannot be applied", m->kind_name));
-        return NULL;
-    }
+    if (!choose_kind(f, m, entries, n)) return NULL;
     for (size_t i = 0; i < n; i++) {
         const struct lora_key *key = &entries[i].key;
-        int slot = key->kind ? slot_of(m->kind, key->slot) : -1;
-        const struct st_tensor **to = key->kind ? &m->tensors[slot < 0 ? 0 : slot] : &alpha;
-        if (key->kind && slot < 0) {
+        bool is_alpha = !key->kind && strcmp(key->slot, "alpha") == 0;
+        int slot = is_alpha ? -1 : slot_of(m->kind, key->slot);
+        if (!is_alpha && slot < 0) {
             fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has a %s, which %s does not know", key->slot, m->kind->title));
             continue;
         }
+        const struct st_tensor **to = is_alpha ? &alpha : &m->tensors[slot];
         if (*to) fail(m, LORA_INCOMPLETE, arena_printf(f->arena, "has its %s twice", key->slot));
         *to = entries[i].tensor;
     }
@@ -85,21 +123,42 @@ static void read_alpha(struct lora_file *f, struct lora_module *m, const struct 
     } else {
         m->has_alpha = lora_peft_alpha(peft, m->name, m->rank, &m->alpha);
     }
-    if (m->rank) m->scale = m->alpha / (float)m->rank;
+    m->scale = m->rank ? m->alpha / (float)m->rank : 1;
 }
 
-static void read_module(struct lora_file *f, struct lora_module *m, const struct entry *entries, size_t n,
-                        const struct lora_keys *keys, const struct lora_peft *peft) {
-    *m = (struct lora_module){.name = entries[0].key.module, .scale = 1};
+/* Where names come from: the model's own, and a file's numbers. */
+struct lookup {
+    const struct lora_keys *keys; /* NULL: no model */
+    const struct lora_positions *positions;
+    const struct lora_peft *peft;
+};
+
+/* What the name alone says, for modules that the model lacks. */
+static enum lora_part part_of_name(const char *name) {
+    static const struct { const char *start; enum lora_part part; } rows[] = {
+        {"lora_te2_", LORA_TEXT_2}, {"lora_te", LORA_TEXT}, {"text_encoder_2", LORA_TEXT_2}, {"text_encoders.clip_g", LORA_TEXT_2},
+        {"text_encoder", LORA_TEXT}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (strncmp(name, rows[i].start, strlen(rows[i].start)) == 0) return rows[i].part;
+    return LORA_UNET;
+}
+
+static bool read_module(struct lora_file *f, struct lora_module *m, const struct entry *entries, size_t n,
+                        const struct lookup *look, struct error *e) {
+    *m = (struct lora_module){.name = entries[0].key.module, .part = part_of_name(entries[0].key.module)};
     struct lora_place place;
-    bool found = keys && lora_keys_find(keys, m->name, &place);
+    bool found = look->keys && (lora_positions_find(look->positions, m->name, &place) ||
+                                lora_keys_find(look->keys, m->name, &place));
     if (found) m->part = place.part, m->target = place.target;
     const struct st_tensor *alpha = fill_slots(f, m, entries, n);
-    if (m->status != LORA_MATCHED) return;
+    if (m->status != LORA_MATCHED) return true;
     struct error why;
     if (!lora_module_fit(m, &why)) fail(m, LORA_MISSHAPED, arena_strdup(f->arena, why.text));
-    read_alpha(f, m, alpha, peft);
-    if (!found) fail(m, LORA_UNMATCHED, "has no counterpart in the model");
+    if (m->rank && !lora_peft_check_rank(look->peft, m->name, m->rank, e)) return error_prefix(e, "%s", TEXT_SHOW(f->path));
+    read_alpha(f, m, alpha, look->peft);
+    const char *why_not = look->keys ? lora_positions_why(look->positions, m->name) : NULL;
+    if (!found) fail(m, LORA_UNMATCHED, why_not ? why_not : "has no counterpart in the model");
+    return true;
 }
 
 static int by_target(const void *a, const void *b) {
@@ -117,8 +176,8 @@ static void refuse_doubles(struct lora_file *f, struct arena *scratch) {
     qsort(found, n, sizeof *found, by_target);
     for (size_t i = 1; i < n; i++) {
         if (found[i]->target != found[i - 1]->target) continue;
-        fail(found[i], LORA_INCOMPLETE, arena_printf(f->arena, "means the same layer as %s", found[i - 1]->name));
-        fail(found[i - 1], LORA_INCOMPLETE, arena_printf(f->arena, "means the same layer as %s", found[i]->name));
+        fail(found[i], LORA_INCOMPLETE, arena_printf(f->arena, "means the same layer as %s", TEXT_SHOW(found[i - 1]->name)));
+        fail(found[i - 1], LORA_INCOMPLETE, arena_printf(f->arena, "means the same layer as %s", TEXT_SHOW(found[i]->name)));
     }
 }
 
@@ -132,70 +191,117 @@ static void summarise(struct lora_file *f) {
     }
 }
 
+/* Only beside an "on_input" is a plain ".weight" an adapter's. */
+static bool parse_scale_vector(const struct st_file *file, const char *name, struct lora_key *key, struct arena *a) {
+    static const char end[] = ".weight";
+    size_t n = strlen(name), m = sizeof end - 1;
+    if (n <= m || strcmp(name + n - m, end) != 0) return false;
+    char *partner = arena_printf(a, "%.*s.on_input", (int)(n - m), name);
+    if (!st_find(file, partner) || !lora_key_parse(partner, key, a)) return false;
+    key->slot = "weight";
+    return true;
+}
+
+/* Vectors for words, which cloneofsimo's and kohya's trainers put beside the factors. */
+static bool is_embedding(const struct st_file *file, const char *name) {
+    const char *mark = st_meta_find(file, name);
+    return (mark && strcmp(mark, "<embed>") == 0) || strncmp(name, "bundle_emb.", 11) == 0;
+}
+
+static void note_dialect(struct lora_file *f, const char *dialect, int *lead) {
+    if (*lead == 0) f->dialect = dialect;
+    *lead += strcmp(dialect, f->dialect) == 0 ? 1 : -1;
+}
+
 static size_t collect(struct lora_file *f, struct entry *entries) {
     size_t n = 0;
     int lead = 0; /* majority vote over spellings */
     for (size_t i = 0; i < st_count(f->file); i++) {
         const struct st_tensor *t = st_at(f->file, i);
-        if (lora_key_parse(t->name, &entries[n].key, f->arena)) {
-            const char *dialect = entries[n].key.dialect;
-            if (dialect && lead == 0) f->dialect = dialect, lead = 1;
-            else if (dialect) lead += strcmp(dialect, f->dialect) == 0 ? 1 : -1;
+        struct lora_key *key = &entries[n].key;
+        if (is_embedding(f->file, t->name)) {
+            if (!f->n_embeddings++) f->first_embedding = t->name;
+        } else if (lora_key_parse(t->name, key, f->arena) || parse_scale_vector(f->file, t->name, key, f->arena)) {
+            if (key->dialect) note_dialect(f, key->dialect, &lead);
             entries[n++].tensor = t;
-            continue;
+        } else if (!f->n_foreign++) {
+            f->first_foreign = t->name;
         }
-        if (!f->n_foreign++) f->first_foreign = t->name;
     }
+    for (size_t i = 0; f->dialect && i < n; i++)
+        if (entries[i].key.dialect && strcmp(entries[i].key.dialect, f->dialect) != 0) f->other_dialect = entries[i].key.dialect;
     return n;
+}
+
+static bool refuse_foreign(const struct lora_file *f, struct error *e) {
+    if (f->n_embeddings)
+        return error_set(e, "%s holds no adapter but vectors for the word %s: give it with --embedding.", TEXT_SHOW(f->path),
+                         TEXT_SHOW(f->first_embedding));
+    return error_set(e, "%s holds no adapter: its %d tensors begin with '%s'; a LoRA's names end in .lora_down.weight, "
+                     ".lora_A.weight or the like", TEXT_SHOW(f->path), f->n_foreign,
+                     f->first_foreign ? TEXT_SHOW(f->first_foreign) : "nothing");
 }
 
 static bool read_modules(struct lora_file *f, const struct lora_keys *keys, struct error *e) {
     struct arena *scratch = arena_create(f->arena);
     struct entry *entries = arena_alloc_n(scratch, st_count(f->file) + 1, sizeof *entries);
     size_t n = collect(f, entries);
-    if (n == 0) {
-        const char *first = f->first_foreign ? f->first_foreign : "nothing";
-        return error_set(e, "%s holds no adapter: its %d tensors begin with '%.100s'; a LoRA's names end in "
-                            ".lora_down.weight, .lora_A.weight or the like", f->path, f->n_foreign, first);
-    }
-    const struct lora_peft *peft = lora_peft_load(f->file, f->path, f->arena, e);
+    if (n == 0) return refuse_foreign(f, e);
+    struct lora_peft *peft = lora_peft_load(f->file, f->path, f->arena, e);
+    struct lookup look = {.keys = keys, .peft = peft};
     if (!peft) return false;
+    if (keys) look.positions = lora_positions_create(f->file, keys, f->arena);
     qsort(entries, n, sizeof *entries, by_module);
     f->modules = arena_alloc_n(f->arena, n, sizeof *f->modules);
-    for (size_t i = 0, end; i < n; i = end) {
+    bool ok = true;
+    for (size_t i = 0, end; ok && i < n; i = end) {
         end = i + 1;
         while (end < n && strcmp(entries[end].key.module, entries[i].key.module) == 0) end++;
-        read_module(f, &f->modules[f->n_modules++], entries + i, end - i, keys, peft);
+        ok = read_module(f, &f->modules[f->n_modules++], entries + i, end - i, &look, e);
     }
+    lora_peft_close(&peft);
     refuse_doubles(f, scratch);
     arena_destroy(&scratch);
     summarise(f);
-    return true;
+    return ok;
+}
+
+/* PEFT and diffusers save adapters as folders. */
+static const char *find_weights(const char *path, struct arena *a, struct error *e) {
+    static const char *const names[] = {"adapter_model.safetensors", "pytorch_lora_weights.safetensors"};
+    if (!os_path_is_dir(path)) return path;
+    for (int i = 0; i < 2; i++) {
+        const char *inside = path_join(a, path, names[i]);
+        if (os_path_is_file(inside)) return inside;
+    }
+    error_set(e, "The folder %s holds no adapter: it has neither %s, as PEFT writes it, nor %s, as diffusers does%s.",
+              TEXT_SHOW(path), names[0], names[1],
+              os_path_is_file(path_join(a, path, "adapter_model.bin")) ? " (adapter_model.bin is a pickle: save it as safetensors)" : "");
+    return NULL;
 }
 
 struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys, struct error *e) {
-    struct st_file *file = st_open(path, e);
-    if (!file) return NULL;
     struct arena *arena = arena_create(NULL);
     struct lora_file *f = arena_alloc(arena, sizeof *f);
     f->arena = arena;
-    f->file = file;
-    f->path = arena_strdup(arena, path);
-    if (!read_modules(f, keys, e)) lora_file_close(&f);
+    const char *weights = find_weights(path, arena, e);
+    f->path = weights ? arena_strdup(arena, weights) : NULL;
+    f->file = weights ? st_open(weights, e) : NULL;
+    if (!f->file || !read_modules(f, keys, e)) lora_file_close(&f);
     return f;
 }
 
 void lora_file_close(struct lora_file **f) {
     if (!*f) return;
     struct arena *arena = (*f)->arena;
-    st_close(&(*f)->file);
+    if ((*f)->file) st_close(&(*f)->file);
     arena_destroy(&arena);
     *f = NULL;
 }
 
 bool lora_module_read(const struct lora_module *m, float *down, float *up, struct error *e) {
     assert(m->status == LORA_MATCHED && m->kind->factors);
-    return m->kind->factors(m, down, up, e) || error_prefix(e, "%s", m->name);
+    return m->kind->factors(m, down, up, e) || error_prefix(e, "%s", TEXT_SHOW(m->name));
 }
 
 /* ---- Telling a person ---- */
@@ -209,50 +315,36 @@ char *lora_file_report(const struct lora_file *f, struct arena *a) {
         for (int i = 0; i < f->n_modules && shown < SHOWN; i++) {
             const struct lora_module *m = &f->modules[i];
             if ((int)m->status != s) continue;
-            bool plain = s == LORA_UNMATCHED; /* the heading says it */
-            text = arena_printf(a, "%s%s %s%s%s", text, shown++ ? "," : "", m->name, plain ? "" : " ",
+            bool plain = s == LORA_UNMATCHED && !strchr(m->name, ':'); /* the heading says it */
+            text = arena_printf(a, "%s%s %s%s%s", text, shown++ ? "," : "", TEXT_SHOW(m->name), plain ? "" : " ",
                                 plain ? "" : m->why);
         }
         if (f->n_by_status[s] > shown) text = arena_printf(a, "%s and %d more", text, f->n_by_status[s] - shown);
     }
     if (f->n_foreign)
         text = arena_printf(a, "%s; %d tensors belong to no adapter known, the first is %s", text, f->n_foreign,
-                            f->first_foreign);
+                            TEXT_SHOW(f->first_foreign));
+    if (f->n_embeddings)
+        text = arena_printf(a, "%s; %d tensors are vectors for words (%s%s), which --embedding %s loads", text, f->n_embeddings,
+                            TEXT_SHOW(f->first_embedding), f->n_embeddings > 1 ? ", ..." : "", TEXT_SHOW(path_base(f->path)));
     return text;
 }
 
-/* Width of the text that the cross-attention reads: 768, 1024 and 2048 tell the model families apart. */
-static int64_t file_context_width(const struct lora_file *f) {
-    for (int i = 0; i < f->n_modules; i++) {
-        const struct lora_module *m = &f->modules[i];
-        const struct st_tensor *down = m->tensors[0];
-        size_t n = strlen(m->name);
-        if (n > 9 && strncmp(m->name + n - 10, "attn2", 5) == 0 && down && down->rank >= 2) return down->dims[1];
-    }
-    return 0;
-}
-
-static int64_t model_context_width(const struct lora_model *model) {
-    const struct nn_target_list *unet = model->targets[LORA_UNET];
-    for (int i = 0; unet && i < unet->n; i++)
-        if (strstr(unet->items[i].path, "attn2.to_k")) return unet->items[i].weight.c;
-    return 0;
+bool lora_file_is_whole(const struct lora_file *f) {
+    return f->n_by_status[LORA_MATCHED] == f->n_modules && !f->n_foreign && !f->n_embeddings;
 }
 
 bool lora_file_require_match(const struct lora_file *f, const struct lora_keys *keys, struct error *e) {
+    if (!lora_family_check(f, keys, e)) return false;
     if (f->n_by_status[LORA_MATCHED]) return true;
     struct arena *scratch = arena_create(NULL);
     const struct lora_model *model = lora_keys_model(keys);
-    int64_t theirs = file_context_width(f), ours = model_context_width(model);
-    const char *example = "nothing", *family = "";
+    const char *example = "nothing";
     for (int p = LORA_N_PARTS; p-- > 0;)
         if (model->targets[p] && model->targets[p]->n)
             example = lora_keys_kohya(keys, (enum lora_part)p, model->targets[p]->items[0].path, scratch);
-    if (theirs && ours && theirs != ours)
-        family = arena_printf(scratch, " It was made for a model whose text is %lld wide; this model's is %lld.",
-                              (long long)theirs, (long long)ours);
-    error_set(e, "%s does not fit this model: %s. The model has layers like %s.%s", f->path,
-              lora_file_report(f, scratch), example, family);
+    error_set(e, "%s does not fit this model: %s. The model has layers like %s.", TEXT_SHOW(f->path),
+              lora_file_report(f, scratch), example);
     arena_destroy(&scratch);
     return false;
 }

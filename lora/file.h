@@ -29,7 +29,7 @@ struct lora_module {
     int rank;       /* 0 while unknown, and for kinds that have none */
     bool has_alpha; /* the file gives it */
     float alpha;    /* rank if the file gives none */
-    float scale;    /* what up*down is multiplied by at strength 1: alpha / rank */
+    float scale;    /* what up*down is multiplied by at strength 1: alpha / rank; 1 for kinds without rank */
 };
 
 struct lora_file {
@@ -40,17 +40,24 @@ struct lora_file {
     int n_modules;
     int n_by_status[LORA_N_STATUS];
     const char *dialect;        /* spelling of most tensors */
+    const char *other_dialect;  /* another one that occurs, or NULL */
     int n_foreign;              /* tensors that belong to no adapter */
     const char *first_foreign;  /* one of them, or NULL */
+    int n_embeddings;           /* tensors that are vectors for words (textenc/embedding.h) */
+    const char *first_embedding;
     int n_rank_min, n_rank_max; /* over modules of known rank */
 };
 
-/* keys may be NULL: then nothing matches and only the file is described. NULL and a sentence if the file cannot be read
- * or holds no adapter at all. */
+/* path may be a folder that PEFT or diffusers saved. keys may be NULL: then nothing matches and only the file is
+ * described. NULL and a sentence if the file cannot be read, holds no adapter at all, or contradicts PEFT's settings. */
 struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys, struct error *e);
 void lora_file_close(struct lora_file **f);
 
-/* False, with a sentence that names keys of both sides, if nothing can be applied. */
+/* Whether every tensor of the file will be applied; where not, lora_file_report says more. */
+bool lora_file_is_whole(const struct lora_file *f);
+
+/* False, with a sentence that names both sides, if the file was made for another model family (lora/family.h) or
+ * nothing can be applied. */
 bool lora_file_require_match(const struct lora_file *f, const struct lora_keys *keys, struct error *e);
 
 /* One line on what fits and, where something does not, the first few modules of each sort; memory from a. */
@@ -61,11 +68,15 @@ bool lora_module_read(const struct lora_module *m, float *down, float *up, struc
 
 /* ---- Parts of it ---- */
 
-/* Settings that PEFT keeps beside the weights: in the metadata, or in adapter_config.json in the same folder. */
+/* Settings that PEFT keeps beside the weights: in the metadata, or in adapter_config.json in the same folder. Memory
+ * from a, but for what close releases. */
 struct lora_peft;
 struct lora_peft *lora_peft_load(const struct st_file *file, const char *path, struct arena *a, struct error *e);
+void lora_peft_close(struct lora_peft **p);
 /* Alpha for a module ("unet.down_blocks...") of that rank: alpha / rank is then the scale, also for rank-stabilised
  * adapters. False where the settings say nothing. */
 bool lora_peft_alpha(const struct lora_peft *p, const char *module, int rank, float *alpha);
+/* False with a sentence where the settings give the module another rank than its tensors have. */
+bool lora_peft_check_rank(const struct lora_peft *p, const char *module, int rank, struct error *e);
 
 #endif

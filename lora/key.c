@@ -19,7 +19,7 @@ struct lora_keys {
     size_t mask;
 };
 
-enum { NAMES_PER_TARGET = 9 };
+enum { NAMES_PER_TARGET = 14 };
 
 const char *lora_part_name(enum lora_part part) {
     static const char *const names[LORA_N_PARTS] = {"unet", "text_encoder", "text_encoder_2"};
@@ -64,7 +64,10 @@ static void add_path(struct lora_keys *k, const char *path, struct lora_place pl
     add(k, arena_printf(a, "%s.%s", lora_part_name(place.part), path), place);
     add(k, flat(arena_printf(a, "%s_%s", kohya_prefix(&k->model, place.part), path)), place);
     add(k, flat(arena_printf(a, "lycoris_%s", path)), place);
+    if (place.part == LORA_TEXT_2) add(k, arena_printf(a, "text_encoders.clip_g.transformer.%s", path), place);
     if (place.part != LORA_TEXT) return;
+    add(k, arena_printf(a, "text_encoders.clip_l.transformer.%s", path), place); /* SD1 and SDXL, as ComfyUI names them */
+    add(k, arena_printf(a, "text_encoders.clip_h.transformer.%s", path), place); /* SD2 */
     add(k, flat(arena_printf(a, "lora_te_%s", path)), place);
     add(k, flat(arena_printf(a, "lora_te1_%s", path)), place);
 }
