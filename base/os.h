@@ -12,15 +12,19 @@ struct arena;
 
 /* ---- Files, read ---- */
 
+struct os_watch;
 struct os_map {
     const uint8_t *data; /* read-only; never NULL after success, also for an empty file */
     size_t bytes;
     void *base; /* what to unmap; NULL for an empty file */
+    struct os_watch *watch;
 };
 
-/* Maps a regular file. The file must not be shortened by others while mapped (the kernel would kill us). */
+/* Maps a regular file. Should others shorten it while it is mapped, what is gone reads as zeros. */
 bool os_file_map(struct os_map *m, const char *path, struct error *e);
 void os_file_unmap(struct os_map *m); /* zeroes *m; harmless on {0} */
+/* Call after reading what matters: false with a sentence if the file was written to or shortened since it was mapped. */
+bool os_map_intact(const struct os_map *m, struct error *e);
 
 struct os_stat {
     uint64_t bytes;

@@ -8,46 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- Reading ---- */
-
-static bool open_regular(const char *path, int *fd, struct stat *st, struct error *e) {
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* NONBLOCK: a FIFO must not hang us */
-    if (*fd < 0) return error_set(e, "cannot open '%s': %s", path, strerror(errno));
-    if (fstat(*fd, st) == 0 && S_ISREG(st->st_mode)) return true;
-    bool dir = S_ISDIR(st->st_mode);
-    close(*fd);
-    return error_set(e, "cannot read '%s': it is %s, an ordinary file was expected", path,
-                     dir ? "a folder" : "not an ordinary file");
-}
-
-bool os_file_map(struct os_map *m, const char *path, struct error *e) {
-    static const uint8_t nothing[1];
-    *m = (struct os_map){0};
-    int fd;
-    struct stat st;
-    if (!open_regular(path, &fd, &st, e)) return false;
-    if (st.st_size == 0) {
-        close(fd);
-        m->data = nothing;
-        return true;
-    }
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    int why = errno;
-    close(fd);
-    if (p == MAP_FAILED)
-        return error_set(e, "cannot map '%s' (%lld bytes): %s", path, (long long)st.st_size, strerror(why));
-    *m = (struct os_map){.data = p, .bytes = (size_t)st.st_size, .base = p};
-    return true;
-}
-
-void os_file_unmap(struct os_map *m) {
-    if (m->base) munmap(m->base, m->bytes);
-    *m = (struct os_map){0};
-}
+/* ---- Reading: see os_map.c ---- */
 
 bool os_file_stat(const char *path, struct os_stat *out, struct error *e) {
     struct stat st;

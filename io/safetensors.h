@@ -1,4 +1,5 @@
-/* Safetensors files: a strict, memory-mapped reader and a writer. No knowledge of models.
+/* Safetensors files: a strict, memory-mapped reader and a writer. No knowledge of models. What torch.save writes (.ckpt,
+ * .pt, .bin) reads as the same list of tensors; nothing in such a file is ever run.
  * A file is read-only after st_open and may be used from any thread. */
 #ifndef ATELIER_IO_SAFETENSORS_H
 #define ATELIER_IO_SAFETENSORS_H
@@ -61,10 +62,15 @@ char *st_tensor_shape_text(const struct st_tensor *t, char dst[ST_SHAPE_TEXT_BYT
 
 struct st_file;
 
-/* Opens FILE.safetensors, or FILE.safetensors.index.json whose shards lie beside it and appear as one file.
- * Every rule of the format is checked before anything is returned. The file stays mapped until st_close. */
+/* Opens a safetensors file, a zip of torch.save, or FILE.index.json whose shards lie beside it and appear as one file.
+ * Every rule of the format is checked before anything is returned. The file stays mapped until st_close.
+ * Of torch.save: the tensors of the dictionary (of its "state_dict" if it has one), nested names joined by dots;
+ * metadata are the numbers and texts beside them ("global_step"). */
 struct st_file *st_open(const char *path, struct error *e);
 void st_close(struct st_file **f);
+
+/* False with a sentence if the file was written to or shortened since st_open: what was read then is not sound. */
+bool st_intact(const struct st_file *f, struct error *e);
 
 size_t st_count(const struct st_file *f);
 const struct st_tensor *st_at(const struct st_file *f, size_t i);              /* file order; owned by f */

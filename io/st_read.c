@@ -1,7 +1,7 @@
-#include "io/safetensors.h"
+#include "io/st_priv.h"
 #include "io/json.h"
+#include "io/zip.h"
 #include "base/arena.h"
-#include "base/os.h"
 #include "base/path.h"
 #include "base/sha256.h"
 #include "base/text.h"
@@ -10,45 +10,46 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The format allows headers of 100 MB. The counts keep what parsing costs in proportion: the largest model known
- * has under 20,000 tensors, kohya metadata holds some ten thousand tags. */
-enum { MAX_HEADER = 100000000, MAX_TENSORS = 200000, MAX_COMMAS = 4000000, MAX_SHARDS = 1000 };
-
-struct st_file {
-    struct arena *arena;
-    const char *path;
-    struct os_map *maps;
-    size_t n_maps, data_begin; /* data_begin: of a single file */
-    struct st_tensor *tensors;
-    size_t n_tensors;
-    uint32_t *slots; /* open addressing, index + 1 */
-    size_t n_slots;  /* power of two */
-    const char **meta; /* key, value, key, value, ... */
-    size_t n_meta;
-};
+/* The format allows headers of 100 MB. The counts keep what parsing costs in proportion: kohya metadata holds some ten
+ * thousand tags. */
+enum { MAX_HEADER = 100000000, MAX_COMMAS = 4000000, MAX_SHARDS = 1000 };
 
 /* ---- Lookup ---- */
 
-static size_t hash(const char *s) {
-    uint64_t h = 0xcbf29ce484222325;
-    for (; *s; s++) h = (h ^ (uint8_t)*s) * 0x100000001b3;
-    return (size_t)(h ^ h >> 29);
+struct named {
+    const char *name;
+    uint32_t index;
+};
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct named *)a)->name, ((const struct named *)b)->name);
 }
 
-static void index_names(struct st_file *f) {
-    for (f->n_slots = 16; f->n_slots < f->n_tensors * 2;) f->n_slots *= 2;
-    f->slots = arena_alloc_n(f->arena, f->n_slots, sizeof *f->slots);
-    for (size_t i = 0; i < f->n_tensors; i++) {
-        size_t s = hash(f->tensors[i].name) & (f->n_slots - 1);
-        while (f->slots[s]) s = (s + 1) & (f->n_slots - 1);
-        f->slots[s] = (uint32_t)i + 1;
+/* Sorted, not hashed: names from outside cannot make it slow. */
+static bool index_names(struct st_file *f, struct error *e) {
+    struct arena *scratch = arena_create(f->arena);
+    struct named *names = arena_alloc_n(scratch, f->n_tensors, sizeof *names);
+    for (size_t i = 0; i < f->n_tensors; i++) names[i] = (struct named){f->tensors[i].name, (uint32_t)i};
+    if (f->n_tensors) qsort(names, f->n_tensors, sizeof *names, by_name);
+    f->by_name = arena_alloc_n(f->arena, f->n_tensors, sizeof *f->by_name);
+    bool ok = true;
+    for (size_t i = 0; ok && i < f->n_tensors; i++) {
+        f->by_name[i] = names[i].index;
+        if (i && !strcmp(names[i].name, names[i - 1].name))
+            ok = error_set(e, "'%s' has two tensors called '%s'", f->path, TEXT_SHOW(names[i].name));
     }
+    arena_destroy(&scratch);
+    return ok;
 }
 
 const struct st_tensor *st_find(const struct st_file *f, const char *name) {
-    for (size_t s = hash(name) & (f->n_slots - 1); f->slots[s]; s = (s + 1) & (f->n_slots - 1)) {
-        const struct st_tensor *t = &f->tensors[f->slots[s] - 1];
-        if (strcmp(t->name, name) == 0) return t;
+    for (size_t low = 0, high = f->n_tensors; low < high;) {
+        size_t middle = low + (high - low) / 2;
+        const struct st_tensor *t = &f->tensors[f->by_name[middle]];
+        int order = strcmp(name, t->name);
+        if (order == 0) return t;
+        if (order < 0) high = middle;
+        else low = middle + 1;
     }
     return NULL;
 }
@@ -78,6 +79,12 @@ const char *st_meta_find(const struct st_file *f, const char *key) {
     for (size_t i = 0; i < f->n_meta; i++)
         if (strcmp(f->meta[2 * i], key) == 0) return f->meta[2 * i + 1];
     return NULL;
+}
+
+bool st_intact(const struct st_file *f, struct error *e) {
+    for (size_t i = 0; i < f->n_maps; i++)
+        if (!os_map_intact(&f->maps[i], e)) return false;
+    return true;
 }
 
 void st_data_sha256(const struct st_file *f, char hex[65]) {
@@ -183,7 +190,7 @@ static json_t *parse_header(const char *text, size_t n, struct error *e) {
         commas += text[i] == ',';
     }
     if (n == 0 || text[0] != '{') return error_set(e, "its header is not a JSON object"), NULL;
-    if (objects > MAX_TENSORS || commas > MAX_COMMAS)
+    if (objects > ST_MAX_TENSORS || commas > MAX_COMMAS)
         return error_set(e, "its header lists more than is plausible (%zu objects, %zu values)", objects, commas), NULL;
     json_error_t why;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DISABLE_EOF_CHECK, &why);
@@ -231,6 +238,10 @@ static bool read_single(struct st_file *f, struct error *e) {
     if (!os_file_map(&f->maps[0], f->path, e)) return false;
     f->n_maps = 1;
     const struct os_map *m = &f->maps[0];
+    if (zip_is(m->data, m->bytes)) return st_read_torch(f, e);
+    if (st_is_old_torch(m->data, m->bytes))
+        return error_set(e, "'%s' is a checkpoint in the format of PyTorch before 1.6, which is not read; load it once with "
+                         "torch and save it as safetensors", f->path);
     uint64_t n = 0;
     struct error why = {0};
     bool ok = false;
@@ -251,7 +262,7 @@ static bool read_single(struct st_file *f, struct error *e) {
 
 /* Beside the index, and not an index itself. */
 static bool is_shard_name(const char *s) {
-    return s && s[0] != '.' && !strchr(s, '/') && path_has_ext(s, "safetensors");
+    return s && s[0] != '.' && !strchr(s, '/') && (path_has_ext(s, "safetensors") || path_has_ext(s, "bin"));
 }
 
 /* Opens each named shard once; shard i stays at files[i]. Returns NULL on error. */
@@ -271,14 +282,14 @@ static int by_address(const void *pa, const void *pb) {
 }
 
 static bool merge(struct st_file *f, const json_t *map, struct st_file **files, size_t *n_files, struct error *e) {
-    if (json_object_size(map) > MAX_TENSORS) return error_set(e, "'%s' lists more tensors than is plausible", f->path);
+    if (json_object_size(map) > ST_MAX_TENSORS) return error_set(e, "'%s' lists more tensors than is plausible", f->path);
     f->tensors = arena_alloc_n(f->arena, json_object_size(map), sizeof *f->tensors);
     const char *name;
     json_t *file;
     json_object_foreach((json_t *)map, name, file) {
         const char *shard_name = json_string_value(file);
         if (!is_shard_name(shard_name))
-            return error_set(e, "'%s' gives tensor '%s' no plain name of a .safetensors file", f->path, TEXT_SHOW(name));
+            return error_set(e, "'%s' gives tensor '%s' no plain name of a .safetensors or .bin file", f->path, TEXT_SHOW(name));
         struct st_file *shard = shard_open(f, files, n_files, shard_name, e);
         if (!shard) return error_prefix(e, "opening what '%s' names", f->path);
         const struct st_tensor *t = st_find(shard, name);
@@ -324,11 +335,10 @@ struct st_file *st_open(const char *path, struct error *e) {
     struct st_file *f = arena_alloc(a, sizeof *f);
     f->arena = a;
     f->path = arena_strdup(a, path);
-    if (!(path_has_ext(path, "json") ? read_index(f, e) : read_single(f, e))) {
+    if (!(path_has_ext(path, "json") ? read_index(f, e) : read_single(f, e)) || !index_names(f, e)) {
         st_close(&f);
         return NULL;
     }
-    index_names(f);
     return f;
 }
 
