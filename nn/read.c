@@ -17,6 +17,14 @@ static void read_elements(const struct st_tensor *t, size_t first, size_t n, flo
         memcpy(dst, src + first * 4, n * 4);
         return;
     }
+    if (t->dtype != ST_F16 && t->dtype != ST_BF16) { /* rare: F64, F8 */
+        struct st_tensor part = {.name = t->name, .dtype = t->dtype, .rank = 1, .dims = {(int64_t)n},
+                                 .data = src + first * ((size_t)st_dtype_bits(t->dtype) / 8)};
+        struct error impossible;
+        bool ok = st_read_f32(&part, dst, n, &impossible);
+        assert(ok && "nn_dtype_is_weight let something through");
+        return;
+    }
     uint16_t bits[CHUNK];
     memcpy(bits, src + first * 2, n * 2);
     if (t->dtype == ST_F16)
