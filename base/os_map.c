@@ -41,22 +41,28 @@ static void on_sigbus(int sig, siginfo_t *info, void *context) {
     sigaction(SIGBUS, &before, NULL); /* not ours: the instruction runs again and fails as it would have */
 }
 
+/* Others may have set theirs since the last file was mapped. */
 static void install(void) {
-    struct sigaction act = {.sa_flags = SA_SIGINFO | SA_NODEFER};
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    struct sigaction act = {.sa_flags = SA_SIGINFO | SA_NODEFER}, now;
     act.sa_sigaction = on_sigbus;
     sigemptyset(&act.sa_mask);
-    sigaction(SIGBUS, &act, &before);
+    pthread_mutex_lock(&lock);
+    if (sigaction(SIGBUS, NULL, &now) == 0 && !((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_sigbus)) {
+        before = now;
+        sigaction(SIGBUS, &act, NULL);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 static struct os_watch *watch_create(const char *path, const struct stat *st, void *base) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     size_t n = strlen(path) + 1, page = (size_t)sysconf(_SC_PAGESIZE);
     struct os_watch *w = calloc(1, sizeof *w + n);
     if (!w) return NULL;
     w->begin = (uintptr_t)base, w->end = w->begin + ((size_t)st->st_size + page - 1) / page * page;
     w->st = *st;
     memcpy(w->path, path, n);
-    pthread_once(&once, install);
+    install();
     for (int i = 0; i < MAX_WATCHES; i++) {
         struct os_watch *none = NULL;
         if (atomic_compare_exchange_strong(&watches[i], &none, w)) break;
