@@ -4,11 +4,22 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "lora/file.h"
+#include "lora/delta.h"
 
 static const char *stem(struct arena *a, const char *path) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
     return arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name));
+}
+
+/* What lora_dense.read is given. */
+struct source {
+    const struct lora_module *module;
+    const struct nn_params *base;
+};
+
+static bool read_delta(const void *ctx, float *dw, float *db, struct error *e) {
+    const struct source *s = ctx;
+    return lora_module_delta(s->module, s->base, dw, db, e);
 }
 
 /* Uploads every slot. */
@@ -20,37 +31,41 @@ static bool upload(struct adapter *ad, struct engine *e, struct error *err) {
         if (shape_elems(set->slots[i].shape) > most) most = shape_elems(set->slots[i].shape);
     float *row = malloc((size_t)most * sizeof *row);
     bool ok = row != NULL || error_set(err, "The host has no memory left for the LoRA.");
-    for (int i = 0; ok && i < set->n_slots; i++) {
-        lora_stack_read_slot(ad->stack, i, row);
-        ok = gpu_set_write(ad->data, i, row, err);
-    }
+    for (int i = 0; ok && i < set->n_slots; i++)
+        ok = lora_stack_read_slot(ad->stack, i, row, err) && gpu_set_write(ad->data, i, row, err);
     free(row);
     return ok;
 }
 
-/* Matched modules of one file join the stack; the file is reported when only part of it fits. */
-static bool add_file(struct adapter *ad, const struct lora_file *f, int index, struct error *err) {
-    struct arena *a = ad->stack->arena;
-    for (int i = 0; i < f->n_modules; i++) {
-        const struct lora_module *m = &f->modules[i];
-        if (m->status != LORA_MATCHED) continue;
-        const struct shape w = m->target->weight;
-        int k = m->target->is_conv ? m->target->conv.k : 1;
-        float *down = arena_alloc_n(a, (size_t)(w.n * m->rank), (size_t)w.c * sizeof(float));
-        float *up = arena_alloc_n(a, (size_t)m->rank, (size_t)w.w * sizeof(float));
-        bool ok = lora_module_read(m, down, up, err);
-        struct lora_factors factors = {.rank = m->rank, .alpha = m->alpha, .in = w.c, .out = w.w, .k = k, .down = down, .up = up};
-        if (!ok || !lora_stack_add(ad->stack, index, ad->models[m->part], m->target->path, &factors, err)) return false;
-        ad->touches[m->part] = true;
-    }
-    return true;
+static const struct nn_params *part_params(const struct model *m, enum lora_part part) {
+    return part == LORA_UNET ? m->unet_params : m->texts[part - LORA_TEXT].params;
 }
 
-static bool load_file(struct adapter *ad, const struct lora_keys *keys, const char *path, int i, struct error *err) {
-    struct lora_file *f = lora_file_open(path, keys, err);
-    if (!f) return false;
-    bool ok = lora_file_require_match(f, keys, err);
-    if (ok && f->n_by_status[LORA_MATCHED] < f->n_modules) {
+static bool add_factors(struct adapter *ad, const struct lora_module *m, int index, int model, struct error *err) {
+    struct arena *a = ad->stack->arena;
+    const struct shape w = m->target->weight;
+    int k = m->target->is_conv ? m->target->conv.k : 1;
+    float *down = arena_alloc_n(a, (size_t)(w.n * m->rank), (size_t)w.c * sizeof(float));
+    float *up = arena_alloc_n(a, (size_t)m->rank, (size_t)w.w * sizeof(float));
+    struct lora_factors factors = {.rank = m->rank, .alpha = m->alpha, .in = w.c, .out = w.w, .k = k, .down = down, .up = up};
+    return lora_module_read(m, down, up, err) && lora_stack_add(ad->stack, index, model, m->target->path, &factors, err);
+}
+
+static bool add_module(struct adapter *ad, struct engine *e, const struct lora_module *m, int index, struct error *err) {
+    bool low_rank = lora_module_is_low_rank(m);
+    int model = ad->models[m->part];
+    ad->touches[m->part] = true;
+    if (low_rank && !add_factors(ad, m, index, model, err)) return false;
+    if (low_rank && !lora_module_has_bias(m)) return true;
+    struct source *source = arena_alloc(ad->arena, sizeof *source);
+    *source = (struct source){m, part_params(e->model, m->part)};
+    struct lora_dense dense = {!low_rank && lora_module_has_weight(m), lora_module_has_bias(m), read_delta, source};
+    return lora_stack_add_dense(ad->stack, index, model, m->target->path, &dense, err);
+}
+
+/* Matched modules of one file join the stack; the file is reported when only part of it fits. */
+static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, struct error *err) {
+    if (f->n_by_status[LORA_MATCHED] < f->n_modules) {
         struct arena *a = arena_create(NULL);
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);
@@ -58,11 +73,23 @@ static bool load_file(struct adapter *ad, const struct lora_keys *keys, const ch
     lora_stack_adapter(ad->stack);
     char hex[65];
     st_data_sha256(f->file, hex);
-    ad->names[i] = stem(ad->arena, path);
+    ad->names[i] = stem(ad->arena, f->path);
     ad->hashes[i] = arena_strndup(ad->arena, hex, 12);
-    ok = ok && add_file(ad, f, i, err);
-    lora_file_close(&f);
-    return ok;
+    for (int k = 0; k < f->n_modules; k++)
+        if (f->modules[k].status == LORA_MATCHED && !add_module(ad, e, &f->modules[k], i, err)) return false;
+    return true;
+}
+
+/* The files stay open: changes of weights are computed when they are uploaded. */
+static bool load_files(struct adapter *ad, struct engine *e, const struct lora_keys *keys, const char *const *paths,
+                       struct error *err) {
+    ad->files = arena_alloc_n(ad->arena, (size_t)ad->n + 1, sizeof(struct lora_file *));
+    for (int i = 0; i < ad->n; i++)
+        if (!(ad->files[i] = lora_file_open(paths[i], keys, err)) || !lora_file_require_match(ad->files[i], keys, err) ||
+            !add_file(ad, e, ad->files[i], i, err))
+            return false;
+    lora_stack_seal(ad->stack);
+    return upload(ad, e, err);
 }
 
 struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, struct error *err) {
@@ -76,14 +103,8 @@ struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, 
     for (int p = 0; p < LORA_N_PARTS; p++)
         ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
     struct lora_keys *keys = lora_keys_create(&model);
-    bool ok = true;
-    for (int i = 0; ok && i < n; i++) ok = load_file(ad, keys, paths[i], i, err);
+    if (!load_files(ad, e, keys, paths, err)) adapter_close(&ad);
     lora_keys_destroy(&keys);
-    if (ok) {
-        lora_stack_seal(ad->stack);
-        ok = upload(ad, e, err);
-    }
-    if (!ok) adapter_close(&ad);
     return ad;
 }
 
@@ -112,6 +133,7 @@ void adapter_close(struct adapter **p) {
     if (!ad) return;
     *p = NULL;
     gpu_set_destroy(&ad->data);
+    for (int i = 0; ad->files && i < ad->n; i++) lora_file_close(&ad->files[i]);
     struct arena *a = ad->arena;
     arena_destroy(&a);
 }

@@ -8,6 +8,7 @@ struct adapter {
     struct arena *arena;
     struct lora_stack *stack;
     int models[LORA_N_PARTS]; /* indices in the stack; -1: the model has no such part, or it stays as it is */
+    struct lora_file **files; /* n, open; NULL in training */
     struct gpu_set *data;
     int n;               /* LoRAs */
     const char **names;  /* per LoRA: file name without folder and extension */

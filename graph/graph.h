@@ -73,8 +73,9 @@ struct value {
 };
 
 enum unary_kind { UNARY_SILU, UNARY_GELU, UNARY_QUICK_GELU, UNARY_KINDS };
-/* How a second operand's rows follow the first's: same rows, one row per image, one row in all. */
-enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL };
+/* How a second operand's rows follow the first's: same rows, one row per image, one row in all; or one number per
+ * image, the first channel of b's row (factors of mul only, and no gradient to it). */
+enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL, BCAST_NUMBER };
 
 union op_attr {
     struct { int32_t trans; } matmul; /* 0: w rows are outputs; 1: w rows are inputs (gradient form) */

@@ -7,8 +7,9 @@ bool op_like_0_shape(struct graph *g, const struct node *node, struct shape out[
     if ((node->op == OP_ADD || node->op == OP_MUL) && op_needs(g, node, 2)) {
         struct shape b = op_shape_in(g, node, 1), a = out[0];
         int bcast = node->attr.binary.bcast;
-        bool ok = bcast == BCAST_NONE ? shape_equal(a, b)
-                                      : b.c == a.c && shape_rows(b) == (bcast == BCAST_IMAGE ? a.n : 1);
+        bool ok = bcast == BCAST_NONE     ? shape_equal(a, b)
+                  : bcast == BCAST_NUMBER ? node->op == OP_MUL && shape_rows(b) == a.n
+                                          : b.c == a.c && shape_rows(b) == (bcast == BCAST_IMAGE ? a.n : 1);
         if (!ok)
             return graph_fail(g, "%s: {%d,%d,%d,%d} does not spread over {%d,%d,%d,%d}", op_table[node->op].name, b.n,
                               b.h, b.w, b.c, a.n, a.h, a.w, a.c),
@@ -99,9 +100,11 @@ void op_geglu_dx_ref(const struct graph *g, const struct node *node, const doubl
 
 /* --- add, mul, scale --- */
 /* Index of b's element for element i of a. */
-static int64_t spread(const struct node *node, struct shape a, int64_t i) {
+static int64_t spread(const struct node *node, struct shape a, struct shape b, int64_t i) {
+    int64_t image = i / ((int64_t)a.h * a.w * a.c);
     switch (node->attr.binary.bcast) {
-    case BCAST_IMAGE: return i / ((int64_t)a.h * a.w * a.c) * a.c + i % a.c;
+    case BCAST_IMAGE: return image * a.c + i % a.c;
+    case BCAST_NUMBER: return image * b.c;
     case BCAST_ALL: return i % a.c;
     default: return i;
     }
@@ -123,21 +126,25 @@ void op_add_grad(struct graph *g, int node, const int *grad_out, const bool *wan
 }
 
 void op_add_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
-    struct shape a = op_shape_in(g, node, 0);
-    for (int64_t i = 0; i < shape_elems(a); i++) out[0][i] = in[0][i] + in[1][spread(node, a, i)];
+    struct shape a = op_shape_in(g, node, 0), b = op_shape_in(g, node, 1);
+    for (int64_t i = 0; i < shape_elems(a); i++) out[0][i] = in[0][i] + in[1][spread(node, a, b, i)];
 }
 
 void op_mul_grad(struct graph *g, int node, const int *grad_out, const bool *want, int *grad_in) {
     const struct node n = g->nodes[node];
     if (want[0]) grad_in[0] = op_emit(g, OP_MUL, (int[]){grad_out[0], n.in[1]}, 2, n.attr);
     if (!want[1]) return;
+    if (n.attr.binary.bcast == BCAST_NUMBER) {
+        graph_fail(g, "mul: there is no gradient to one number per image");
+        return;
+    }
     int product = op_emit(g, OP_MUL, (int[]){grad_out[0], n.in[0]}, 2, (union op_attr){0});
     if (product >= 0) grad_in[1] = gather(g, product, n.in[1], n.attr.binary.bcast);
 }
 
 void op_mul_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
-    struct shape a = op_shape_in(g, node, 0);
-    for (int64_t i = 0; i < shape_elems(a); i++) out[0][i] = in[0][i] * in[1][spread(node, a, i)];
+    struct shape a = op_shape_in(g, node, 0), b = op_shape_in(g, node, 1);
+    for (int64_t i = 0; i < shape_elems(a); i++) out[0][i] = in[0][i] * in[1][spread(node, a, b, i)];
 }
 
 void op_scale_grad(struct graph *g, int node, const int *grad_out, const bool *want, int *grad_in) {

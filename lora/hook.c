@@ -18,22 +18,42 @@ static const struct lora_stack_layer *find_layer(struct lora_binding *b, const c
     return NULL;
 }
 
+static const struct lora_stack_layer *find_norm(struct lora_binding *b, const char *path) {
+    const struct lora_stack_model *m = &b->stack->models[b->model];
+    int n = m->targets->n_norms;
+    for (int i = 0; i < n; i++) {
+        int t = (b->next_norm + i) % n, layer = m->layer_of[m->targets->n + t];
+        if (strcmp(m->targets->norms[t].path, path)) continue;
+        b->next_norm = t; /* asked for twice */
+        return layer < 0 ? NULL : &b->stack->layers[layer];
+    }
+    return NULL;
+}
+
 static int strength_columns(struct lora_binding *b, struct graph *g, int layout) {
     const struct lora_stack_layout *l = &b->stack->layouts[layout];
     if (b->columns[layout] < 0) b->columns[layout] = graph_slice(g, b->strength, l->first, l->columns);
     return b->columns[layout];
 }
 
-static int attach(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
-                  const struct conv_params *conv) {
-    struct lora_binding *b = ctx;
-    const struct lora_stack_layer *layer = find_layer(b, path);
-    if (!layer) return base;
-    assert(shape_equal(layer->target->weight, weight));
-    size_t mark = graph_push(g, "lora_down");
-    int down = graph_slot(g, b->stack->set, SET_DATA, layer->down);
+/* {n,1,1,4}: the adapter's strength and zeros. */
+static int dense_strength(struct lora_binding *b, struct graph *g, int adapter) {
+    int *slice = &b->columns[b->stack->n_layouts + adapter];
+    if (*slice < 0) *slice = graph_slice(g, b->strength, b->stack->dense_column[adapter], 4);
+    return *slice;
+}
+
+/* The layer with another weight and no bias. */
+static int apply(struct graph *g, int x, int w, struct shape weight, const struct conv_params *conv, int res) {
+    if (x < 0 || w < 0) return -1;
     bool matrix = weight.n == 1 && (!conv || (conv->stride == 1 && !conv->up && !conv->out_h));
-    int h = matrix ? graph_linear(g, x, down, -1, -1) : graph_conv2d(g, x, down, -1, -1, conv);
+    return matrix ? graph_linear(g, x, w, -1, res) : graph_conv2d(g, x, w, -1, res, conv);
+}
+
+static int attach_factors(struct lora_binding *b, struct graph *g, const struct lora_stack_layer *layer, int x, int base,
+                          const struct conv_params *conv) {
+    size_t mark = graph_push(g, "lora_down");
+    int h = apply(g, x, graph_slot(g, b->stack->set, SET_DATA, layer->down), layer->target->weight, conv, -1);
     graph_pop(g, mark);
     mark = graph_push(g, "lora_strength");
     h = h < 0 ? -1 : graph_mul(g, h, strength_columns(b, g, layer->layout), BCAST_IMAGE);
@@ -45,6 +65,54 @@ static int attach(void *ctx, struct graph *g, const char *path, int x, int base,
     return y;
 }
 
+/* Strength goes into x and not into the result, so that the product can add to base in place. The bias times the
+ * strength is itself a product of one row per image. */
+static int attach_dense(struct lora_binding *b, struct graph *g, const struct lora_stack_layer *layer,
+                        const struct lora_stack_dense *d, int x, int base, const struct conv_params *conv) {
+    size_t mark = graph_push(g, "lora_diff");
+    int strength = dense_strength(b, g, d->adapter), y = base;
+    if (d->weight >= 0 && strength >= 0) {
+        int scaled = graph_mul(g, x, strength, BCAST_NUMBER);
+        y = apply(g, scaled, graph_slot(g, b->stack->set, SET_DATA, d->weight), layer->target->weight, conv, y);
+    }
+    if (d->bias >= 0 && y >= 0) {
+        int bias = graph_linear(g, strength, graph_slot(g, b->stack->set, SET_DATA, d->bias), -1, -1);
+        y = bias < 0 ? -1 : graph_add(g, y, bias, BCAST_IMAGE);
+    }
+    graph_pop(g, mark);
+    return y;
+}
+
+static int attach(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
+                  const struct conv_params *conv) {
+    struct lora_binding *b = ctx;
+    const struct lora_stack_layer *layer = find_layer(b, path);
+    if (!layer) return base;
+    assert(shape_equal(layer->target->weight, weight));
+    if (layer->n_parts) base = attach_factors(b, g, layer, x, base, conv);
+    for (int i = 0; base >= 0 && i < layer->n_dense; i++) base = attach_dense(b, g, layer, &layer->dense[i], x, base, conv);
+    return base;
+}
+
+static bool has_norm(void *ctx, const char *path, int channels) { return find_norm(ctx, path) != NULL; }
+
+/* A norm is linear in its weight and bias. */
+static int attach_norm(void *ctx, struct graph *g, const char *path, int x, int base, const struct nn_norm *p) {
+    struct lora_binding *b = ctx;
+    const struct lora_stack_layer *layer = find_norm(b, path);
+    size_t mark = graph_push(g, "lora_diff");
+    for (int i = 0; base >= 0 && i < layer->n_dense; i++) {
+        const struct lora_stack_dense *d = &layer->dense[i];
+        int gamma = graph_slot(g, b->stack->set, SET_DATA, d->weight), beta = graph_slot(g, b->stack->set, SET_DATA, d->bias);
+        int h = p->groups ? graph_group_norm(g, x, gamma, beta, p->groups, p->eps, false)
+                          : graph_layer_norm(g, x, gamma, beta, p->eps);
+        if (h >= 0) h = graph_mul(g, h, dense_strength(b, g, d->adapter), BCAST_NUMBER);
+        base = h < 0 ? -1 : graph_add(g, base, h, BCAST_NONE);
+    }
+    graph_pop(g, mark);
+    return base;
+}
+
 static int attach_linear(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight) {
     return attach(ctx, g, path, x, base, weight, NULL);
 }
@@ -53,9 +121,10 @@ void lora_stack_bind_with(const struct lora_stack *s, int model, struct graph *g
                           struct lora_binding *binding) {
     assert(s->sealed && model >= 0 && model < s->n_models);
     *binding = (struct lora_binding){.stack = s, .model = model, .strength = strength};
-    binding->hook = (struct nn_hook){binding, attach_linear, attach};
-    binding->columns = arena_alloc_n(g->arena, (size_t)s->n_layouts, sizeof *binding->columns);
-    for (int i = 0; i < s->n_layouts; i++) binding->columns[i] = -1;
+    binding->hook = (struct nn_hook){binding, attach_linear, attach, has_norm, attach_norm};
+    int n = s->n_layouts + s->n_adapters;
+    binding->columns = arena_alloc_n(g->arena, (size_t)n, sizeof *binding->columns);
+    for (int i = 0; i < n; i++) binding->columns[i] = -1;
 }
 
 void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, const char *label, int n,

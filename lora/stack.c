@@ -1,4 +1,4 @@
-#include "lora/stack.h"
+#include "lora/stack_priv.h"
 
 #include <assert.h>
 #include <math.h>
@@ -27,8 +27,9 @@ int lora_stack_model(struct lora_stack *s, const char *name, const struct nn_tar
     struct lora_stack_model *m = &s->models[s->n_models];
     m->name = arena_strdup(s->arena, name);
     m->targets = targets;
-    m->layer_of = arena_alloc_n(s->arena, (size_t)targets->n, sizeof *m->layer_of);
-    for (int i = 0; i < targets->n; i++) m->layer_of[i] = -1;
+    int n = targets->n + targets->n_norms;
+    m->layer_of = arena_alloc_n(s->arena, (size_t)n, sizeof *m->layer_of);
+    for (int i = 0; i < n; i++) m->layer_of[i] = -1;
     return s->n_models++;
 }
 
@@ -39,6 +40,7 @@ int lora_stack_adapter(struct lora_stack *s) {
 
 static bool check_factors(const struct nn_target *t, const struct lora_factors *f, struct error *e) {
     struct shape w = t->weight;
+    if (t->is_norm) return error_set(e, "%s is a norm, which takes no factors", t->path);
     if (f->rank < 1 || f->rank > MAX_RANK)
         return error_set(e, "%s: a rank of %d is not possible", t->path, f->rank);
     if (!isfinite(f->alpha)) return error_set(e, "%s: alpha is not a number", t->path);
@@ -49,8 +51,9 @@ static bool check_factors(const struct nn_target *t, const struct lora_factors *
     return true;
 }
 
-static struct lora_stack_layer *layer_get(struct lora_stack *s, int model, int target) {
+struct lora_stack_layer *lora_stack_layer_get(struct lora_stack *s, int model, const struct nn_target *t) {
     struct lora_stack_model *m = &s->models[model];
+    int target = nn_target_index(m->targets, t);
     if (m->layer_of[target] < 0) {
         if (s->n_layers == s->cap_layers) {
             int cap = s->cap_layers ? 2 * s->cap_layers : 64;
@@ -59,7 +62,7 @@ static struct lora_stack_layer *layer_get(struct lora_stack *s, int model, int t
         }
         m->layer_of[target] = s->n_layers;
         s->layers[s->n_layers++] =
-            (struct lora_stack_layer){.model = model, .target = &m->targets->items[target]};
+            (struct lora_stack_layer){.model = model, .target = t, .layout = -1, .down = -1, .up = -1};
     }
     return &s->layers[m->layer_of[target]];
 }
@@ -70,7 +73,7 @@ bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *pa
     const struct nn_target *t = nn_target_find(s->models[model].targets, path);
     if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);
     if (!check_factors(t, f, e)) return false;
-    struct lora_stack_layer *layer = layer_get(s, model, (int)(t - s->models[model].targets->items));
+    struct lora_stack_layer *layer = lora_stack_layer_get(s, model, t);
     for (int i = 0; i < layer->n_parts; i++)
         if (layer->parts[i].adapter == adapter)
             return error_set(e, "%s: the LoRA has this layer twice", path);
@@ -126,6 +129,8 @@ static int layout_get(struct lora_stack *s, const struct lora_stack_layer *layer
 }
 
 static void layer_place(struct lora_stack *s, struct lora_stack_layer *layer) {
+    if (layer->n_dense) lora_stack_place_dense(s, layer);
+    if (!layer->n_parts) return;
     int columns = 0;
     for (int i = 0; i < layer->n_parts; i++) {
         layer->parts[i].first = columns;
@@ -147,14 +152,14 @@ void lora_stack_seal(struct lora_stack *s) {
     s->layouts = arena_alloc_n(s->arena, (size_t)s->n_layers, sizeof *s->layouts);
     /* In the models' order, so that the bytes of a training run do not depend on the order of adding. */
     for (int m = 0; m < s->n_models; m++)
-        for (int t = 0; t < s->models[m].targets->n; t++)
+        for (int t = 0; t < s->models[m].targets->n + s->models[m].targets->n_norms; t++)
             if (s->models[m].layer_of[t] >= 0) layer_place(s, &s->layers[s->models[m].layer_of[t]]);
+    lora_stack_seal_dense(s);
 }
 
 static const struct lora_stack_layer *layer_of_slot(const struct lora_stack *s, int slot) {
     for (int i = 0; i < s->n_layers; i++)
         if (s->layers[i].down == slot || s->layers[i].up == slot) return &s->layers[i];
-    assert(!"slot of another set");
     return NULL;
 }
 
@@ -163,9 +168,10 @@ static size_t down_at(const struct lora_stack_layer *layer, const struct lora_st
     return ((size_t)tap * (size_t)layer->columns + (size_t)part->first) * (size_t)layer->target->weight.c;
 }
 
-void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst) {
-    assert(s->sealed);
+bool lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst, struct error *e) {
+    assert(s->sealed && slot >= 0 && slot < s->set->n_slots);
     const struct lora_stack_layer *layer = layer_of_slot(s, slot);
+    if (!layer) return lora_stack_read_dense(s, slot, dst, e);
     memset(dst, 0, (size_t)shape_elems(s->set->slots[slot].shape) * sizeof *dst);
     size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns;
     size_t in = (size_t)layer->target->weight.c;
@@ -182,6 +188,7 @@ void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst) {
                 for (size_t r = 0; r < (size_t)part->rank; r++)
                     dst[o * columns + (size_t)part->first + r] = part->up[o * (size_t)part->rank + r] * scale;
     }
+    return true;
 }
 
 void lora_stack_extract(const struct lora_stack_layer *layer, const struct lora_stack_part *part,
@@ -207,4 +214,7 @@ void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *s
                         strength[image * s->n_adapters + part->adapter] * scale;
         }
     }
+    for (int a = 0; a < s->n_adapters; a++)
+        for (int image = 0; s->dense_column[a] >= 0 && image < n; image++)
+            dst[image * s->n_columns + s->dense_column[a]] = strength[image * s->n_adapters + a];
 }

@@ -1,7 +1,10 @@
 #pragma once
-/* Several LoRAs at once on the layers of one or more models, as two tensors per layer:
+/* Several adapters at once on the layers of one or more models. Low-rank ones as two tensors per layer:
  *     y = base + up * (strength . (down * x))
- * The LoRAs that touch a layer lie side by side along the rank; the sum of their ranks is padded to a
+ * and others as a change of the weight and of the bias each, beside the base model's:
+ *     y = base + layer(strength * x; dW) + strength * db          (norms: base + strength * norm(x; dW, db))
+ *
+ * The low-rank LoRAs that touch a layer lie side by side along the rank; the sum of their ranks is padded to a
  * multiple of 4 with zeros. Strengths are an input of the program, one row per image of the batch, so that
  * sliders, schedules and different LoRAs per image are writes to a small buffer.
  *
@@ -9,7 +12,8 @@
  * (first % 4 == 0); all blocks side by side are the input "<label>.strength" {n,1,1,n_columns}. A layout's
  * column holds the strength of the LoRA that owns it, padding columns hold 0. In a trainable stack the
  * column also carries alpha/rank, so that the file's numbers are what trains; in a frozen one alpha/rank is
- * folded into `up` at upload, so that files with many alphas need few layouts.
+ * folded into `up` at upload, so that files with many alphas need few layouts. Behind the blocks every adapter
+ * with changes of weights has 4 columns: its strength, and zeros.
  *
  * Order of use: create, add models, add adapters, add factors, seal; then bind to graphs, upload. Everything
  * lives in the stack's arena; factor arrays given to lora_stack_add must outlive it. Not thread-safe. */
@@ -29,14 +33,28 @@ struct lora_stack_part {
     float scale;              /* alpha/rank */
     const float *down, *up;
 };
+/* A change that is computed when it is uploaded. read fills canonical rows of the layer's weight and its outputs'
+ * biases; either may be NULL. False with a sentence. */
+struct lora_dense {
+    bool weight, bias; /* which of them there are */
+    bool (*read)(const void *ctx, float *dw, float *db, struct error *e);
+    const void *ctx; /* outlives the upload */
+};
+struct lora_stack_dense {
+    int adapter;
+    struct lora_dense change;
+    int weight, bias; /* slots like the layer's weight, and {1,1,out,4} (a norm's both {1,1,1,c}); or -1 */
+};
 struct lora_stack_layer {
     int model;
     const struct nn_target *target;
     struct lora_stack_part *parts;
     int n_parts, cap_parts;
-    int columns; /* sum of the ranks, padded */
-    int layout;
-    int down, up; /* slots: {k*k,1,columns,in} and {1,1,out,columns} */
+    int columns;  /* sum of the ranks, padded */
+    int layout;   /* -1 without parts */
+    int down, up; /* slots: {k*k,1,columns,in} and {1,1,out,columns}; -1 without parts */
+    struct lora_stack_dense *dense;
+    int n_dense, cap_dense;
 };
 struct lora_stack_layout {
     int first, columns;
@@ -45,7 +63,7 @@ struct lora_stack_layout {
 struct lora_stack_model {
     const char *name;
     const struct nn_target_list *targets;
-    int *layer_of; /* per target: layer, or -1 */
+    int *layer_of; /* per target by nn_target_index: layer, or -1 */
 };
 
 enum { LORA_MAX_MODELS = 4 };
@@ -59,6 +77,7 @@ struct lora_stack {
     int n_layers, cap_layers;
     struct lora_stack_layout *layouts;
     int n_layouts, n_columns;
+    int *dense_column; /* per adapter: its strength among the columns, or -1 */
     bool sealed;
 };
 
@@ -73,14 +92,17 @@ int lora_stack_adapter(struct lora_stack *s); /* returns its index */
 /* False with a sentence if the model lacks the layer, its shape differs, or the adapter has it already. */
 bool lora_stack_add(struct lora_stack *s, int adapter, int model, const char *path,
                     const struct lora_factors *f, struct error *e);
+/* The same for a change of weight or bias. An adapter may have both on a layer: factors and a bias. */
+bool lora_stack_add_dense(struct lora_stack *s, int adapter, int model, const char *path, const struct lora_dense *d,
+                          struct error *e);
 /* Fresh factors for training: down uniform in +-1/sqrt(in*k*k), up zero. */
 bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char *path, int rank, float alpha,
                         struct rng *rng, struct error *e);
 /* Places the slots; nothing can be added afterwards. */
 void lora_stack_seal(struct lora_stack *s);
 
-/* A slot's canonical f32 rows, for upload. Any thread. */
-void lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst);
+/* A slot's canonical f32 rows, for upload. False where a change of weight could not be computed. */
+bool lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst, struct error *e);
 /* The way back: one part's factors from the rows of its layer's slots; either pair may be NULL. */
 void lora_stack_extract(const struct lora_stack_layer *layer, const struct lora_stack_part *part,
                         const float *down_slot, const float *up_slot, float *down, float *up);
@@ -94,8 +116,8 @@ struct lora_binding {
     const struct lora_stack *stack;
     int model;
     int strength; /* the input's value; -1 where the stack has no layers */
-    int next;     /* target looked for next: builders ask in the recorded order */
-    int *columns; /* per layout: its slice of the input, or -1 */
+    int next, next_norm; /* target looked for next: builders ask in the recorded order */
+    int *columns; /* per layout, then per adapter's dense strength: the slice of the input, or -1 */
     struct nn_hook hook;
 };
 void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, const char *label, int n,

@@ -80,7 +80,7 @@ static void set_start(struct bench *b) {
         const int slots[] = {l->down, l->up};
         for (int k = 0; k < 2; k++) {
             float *rows = arena_alloc_n(b->a, (size_t)shape_elems(s->set->slots[slots[k]].shape), sizeof *rows);
-            lora_stack_read_slot(s, slots[k], rows);
+            assert_true(lora_stack_read_slot(s, slots[k], rows, NULL));
             if (!gpu_set_write(ad->data, slots[k], rows, &e)) fail_msg("%s", e.text);
         }
     }

@@ -27,7 +27,8 @@ void mini_unet_close(struct mini_unet *m) {
 }
 
 void mini_stack_read(const void *ctx, int slot, float *dst) {
-    lora_stack_read_slot(ctx, slot, dst);
+    struct error e;
+    if (!lora_stack_read_slot(ctx, slot, dst, &e)) fail_msg("%s", e.text);
 }
 
 /* Random factors on every third layer, the other adapter on every second: all mixtures occur. */
