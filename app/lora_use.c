@@ -27,7 +27,7 @@ static void request(struct lora_use *u, const char *path, float strength, int pr
 bool lora_use_file(struct lora_use *u, const char *text, struct error *e) {
     const char *colon = strrchr(text, ':'), *path = text;
     double strength = 1;
-    if (colon && colon[1] && !os_path_is_file(text)) {
+    if (colon && colon[1] && !os_path_exists(text)) {
         char *end;
         double v = strtod(colon + 1, &end);
         if (!*end && isfinite(v) && fabs(v) <= 100) {
@@ -35,8 +35,10 @@ bool lora_use_file(struct lora_use *u, const char *text, struct error *e) {
             path = arena_strndup(u->arena, text, (size_t)(colon - text));
         }
     }
-    if (!os_path_is_file(path)) return error_set(e, "There is no LoRA file %s (--lora FILE or --lora FILE:STRENGTH).", TEXT_SHOW(path));
-    request(u, path, (float)strength, -1);
+    if (!os_path_exists(path)) return error_set(e, "There is no LoRA file %s (--lora FILE or --lora FILE:STRENGTH).", TEXT_SHOW(path));
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--; /* a folder is called like itself */
+    request(u, arena_strndup(u->arena, path, n), (float)strength, -1);
     return true;
 }
 

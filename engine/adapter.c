@@ -65,7 +65,7 @@ static bool add_module(struct adapter *ad, struct engine *e, const struct lora_m
 
 /* Matched modules of one file join the stack; the file is reported when only part of it fits. */
 static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, struct error *err) {
-    if (f->n_by_status[LORA_MATCHED] < f->n_modules) {
+    if (!lora_file_is_whole(f)) {
         struct arena *a = arena_create(NULL);
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);
@@ -73,7 +73,7 @@ static bool add_file(struct adapter *ad, struct engine *e, const struct lora_fil
     lora_stack_adapter(ad->stack);
     char hex[65];
     st_data_sha256(f->file, hex);
-    ad->names[i] = stem(ad->arena, f->path);
+    ad->names[i] = stem(ad->arena, f->given);
     ad->hashes[i] = arena_strndup(ad->arena, hex, 12);
     for (int k = 0; k < f->n_modules; k++)
         if (f->modules[k].status == LORA_MATCHED && !add_module(ad, e, &f->modules[k], i, err)) return false;

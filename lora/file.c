@@ -285,6 +285,7 @@ struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys,
     struct lora_file *f = arena_alloc(arena, sizeof *f);
     f->arena = arena;
     const char *weights = find_weights(path, arena, e);
+    f->given = arena_strdup(arena, path);
     f->path = weights ? arena_strdup(arena, weights) : NULL;
     f->file = weights ? st_open(weights, e) : NULL;
     if (!f->file || !read_modules(f, keys, e)) lora_file_close(&f);

@@ -35,7 +35,7 @@ struct lora_module {
 struct lora_file {
     struct arena *arena;
     struct st_file *file; /* stays mapped */
-    const char *path;
+    const char *path, *given; /* of the weights; as asked for: a folder perhaps */
     struct lora_module *modules; /* by name */
     int n_modules;
     int n_by_status[LORA_N_STATUS];

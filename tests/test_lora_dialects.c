@@ -84,7 +84,7 @@ static void test_analog(void **state) {
     f = lora_file_open(path, m.keys, &e);
     if (!f) fail_msg("%s", e.text);
     assert_false(lora_file_require_match(f, m.keys, &e));
-    assert_non_null(strstr(e.text, "was made for Stable Diffusion 1 (text of width 768); this model is Stable Diffusion 2"));
+    assert_non_null(strstr(e.text, "was made for Stable Diffusion 1 (text of width 768), and this is Stable Diffusion 2"));
     lora_file_close(&f);
     unlink(path);
     arena_destroy(&a);

@@ -309,7 +309,7 @@ static void test_nothing_matches(void **state) {
     struct lora_file *f = handmade_open(&h, sd1.keys);
     struct error e = {0};
     assert_false(lora_file_require_match(f, sd1.keys, &e));
-    static const char *const words[] = {"was made for SDXL", "width 2048", "this model is one with text of width 32"};
+    static const char *const words[] = {"was made for SDXL", "width 2048", "and this is a model with text of width 32"};
     for (int i = 0; i < 3; i++)
         if (!strstr(e.text, words[i])) fail_msg("'%s' does not say '%s'", e.text, words[i]);
     lora_file_close(&f);
