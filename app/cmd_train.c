@@ -4,6 +4,7 @@
 
 #include "app/commands.h"
 #include "app/common.h"
+#include "app/train_options.h"
 #include "base/log.h"
 #include "base/os.h"
 #include "base/text.h"
@@ -100,6 +101,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     print_bytes("LoRA", p->adapter_bytes, "");
     print_bytes("gradients", p->gradient_bytes, "");
     print_bytes("AdamW's moments", p->moment_bytes, "");
+    print_bytes("moving average", p->average_bytes, "");
     print_bytes("activations", p->activation_bytes, "");
     print_bytes("inputs, outputs", p->io_bytes, "");
     print_bytes("prepared weights", p->prepared_bytes, "");
@@ -147,9 +149,10 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     struct common common = {0};
     struct train_params params = train_params_default();
     struct train_options o = default_options(&params);
+    struct train_method_options method = train_method_defaults(&params);
     struct option_command cmd = {.usage = "train --model DIR --data DIR --out FILE.safetensors [options]",
                                  .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the same bytes.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common)}, .n_tables = 2};
+                                 .tables = {{OPTION_ROWS(rows), &o}, train_method_table(&method), common_table(&common)}, .n_tables = 3};
     struct option_result given;
     struct engine *engine = NULL;
     struct trainer *t = NULL;
@@ -158,11 +161,12 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = params_from(&o, &params, e) && (engine = common_engine(&common, o.model, e)) &&
+        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, e) && (engine = common_engine(&common, o.model, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {
             struct train_plan plan = trainer_plan(t);
             print_plan(&plan, &o);
+            train_method_print(&params);
         }
     }
     trainer_destroy(&t);

@@ -266,7 +266,9 @@ static void print_default(const struct option *o, const void *field) {
     case OPTION_INT:
         if (*(const int *)field) printf(" (%d)", *(const int *)field);
         break;
-    case OPTION_NUMBER: printf(" (%g)", *(const double *)field); break;
+    case OPTION_NUMBER:
+        if (*(const double *)field != 0) printf(" (%g)", *(const double *)field);
+        break;
     case OPTION_TEXT:
     case OPTION_CHOICE:
         if (*(const char *const *)field) printf(" (%s)", *(const char *const *)field);

@@ -94,16 +94,19 @@ static void flat_groups(struct dispatch *d, int texels) {
     d->groups[0] = ceil_div(n, rows), d->groups[1] = rows, d->groups[2] = 1;
 }
 
-void kern_accumulate(struct emit *e) {
+static void accumulate(struct emit *e, bool average) {
     const struct operand *y = &e->out[0], *reads[3] = {&e->in[0], &e->in[1], &e->in[2]};
     struct push_optimise push = {.param = ref_read(e, reads[0]), .grad = ref_read(e, reads[1]), .hyper = ref_read(e, reads[2]),
                                  .param_out = ref_write(y), .texels = (int)shape_texels(y->shape)};
-    struct dispatch d = {.shader = "accumulate", .push = &push, .push_bytes = sizeof push,
+    struct dispatch d = {.shader = "accumulate", .spec = {average}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
                          .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3,
                          .storage_mask = storage_mask(reads, 3, &y, 1)};
     flat_groups(&d, push.texels);
     emit_dispatch(e, &d);
 }
+
+void kern_accumulate(struct emit *e) { accumulate(e, false); }
+void kern_ema(struct emit *e) { accumulate(e, true); }
 
 void kern_adamw(struct emit *e) {
     const struct operand *reads[6], *results[3] = {&e->out[0], &e->out[1], &e->out[2]};

@@ -9,7 +9,7 @@ EMIT(kern_slice) EMIT(kern_slice_dx) EMIT(kern_geglu) EMIT(kern_geglu_dx) EMIT(k
 EMIT(kern_row_sum) EMIT(kern_group_norm) EMIT(kern_group_norm_dx) EMIT(kern_group_norm_dp) BYTES(kern_group_norm_scratch)
 EMIT(kern_layer_norm) EMIT(kern_layer_norm_dx) EMIT(kern_layer_norm_dp) EMIT(kern_embed) EMIT(kern_embed_dw)
 EMIT(kern_timestep) EMIT(kern_mse) EMIT(kern_mse_dx) EMIT(kern_sum_squares) BYTES(kern_sum_squares_scratch)
-EMIT(kern_accumulate) EMIT(kern_adamw)
+EMIT(kern_accumulate) EMIT(kern_ema) EMIT(kern_adamw) EMIT(kern_dropout)
 #include "gpu/kernels_cpu_heavy.h"
 #include "gpu/kernels_gpu_heavy.h"
 #undef EMIT

@@ -128,6 +128,10 @@ int graph_timestep(struct graph *g, int t, int dim, bool flip_sin_to_cos, float 
     return append_shaped(g, OP_TIMESTEP, &t, 1, attr, (struct shape){s.n, s.h, s.w, dim});
 }
 
+int graph_dropout(struct graph *g, int x, int key, enum dropout_each each, float rate, bool rescale, uint32_t stream) {
+    return append(g, OP_DROPOUT, (int[]){x, key}, 2, (union op_attr){.dropout = {(int32_t)each, rate, rescale, stream}});
+}
+
 int graph_copy(struct graph *g, int x) { return append(g, OP_COPY, &x, 1, (union op_attr){0}); }
 
 int graph_mse(struct graph *g, int prediction, int target) {

@@ -28,5 +28,7 @@ int graph_upsample(struct graph *g, int x, int out_h, int out_w);
 int graph_attention(struct graph *g, int q, int k, int v, int heads, float scale, bool causal);
 int graph_embed(struct graph *g, int ids, int table, int positions);
 int graph_timestep(struct graph *g, int t, int dim, bool flip_sin_to_cos, float freq_shift);
+/* key: {1,1,1,2}, see OP_DROPOUT. stream tells the tape's dropouts apart. */
+int graph_dropout(struct graph *g, int x, int key, enum dropout_each each, float rate, bool rescale, uint32_t stream);
 int graph_copy(struct graph *g, int x);
 int graph_mse(struct graph *g, int prediction, int target);

@@ -138,7 +138,7 @@ static enum tensor_dtype result_dtype(const struct graph *g, enum op op, int i) 
 static int updated_input(enum op op, int i) {
     static const int adamw[3] = {0, 2, 3};
     if (op == OP_ADAMW) return adamw[i];
-    if (op == OP_ACCUMULATE) return 0;
+    if (op == OP_ACCUMULATE || op == OP_EMA) return 0;
     return -1;
 }
 

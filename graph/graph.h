@@ -24,8 +24,8 @@ static inline size_t tensor_texel_bytes(enum tensor_dtype d) { return d == TENSO
 
 /* A set of tensors placed once and shared by programs: a model's weights, an adapter's parameters.
  * Banks repeat the same layout: gradient and optimiser moments of a parameter set. */
-/* GRAD_SUM: gradients added up over micro-batches. */
-enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_BANKS };
+/* GRAD_SUM: gradients added up over micro-batches. EMA: moving average of the values. */
+enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_EMA, SET_BANKS };
 struct tensor_slot {
     const char *name; /* canonical dotted path, e.g. "down_blocks.0.resnets.0.conv1.weight" */
     struct shape shape;
@@ -76,6 +76,8 @@ enum unary_kind { UNARY_SILU, UNARY_GELU, UNARY_QUICK_GELU, UNARY_KINDS };
 /* How a second operand's rows follow the first's: same rows, one row per image, one row in all; or one number per
  * image, the first channel of b's row (factors of mul only, and no gradient to it). */
 enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL, BCAST_NUMBER };
+/* What is dropped at once: a number, a channel of an image, or everything. */
+enum dropout_each { DROPOUT_NUMBER, DROPOUT_CHANNEL, DROPOUT_ALL };
 
 union op_attr {
     struct { int32_t trans; } matmul; /* 0: w rows are outputs; 1: w rows are inputs (gradient form) */
@@ -89,6 +91,7 @@ union op_attr {
     struct { int32_t heads; float scale; int32_t causal; } attn;
     struct { int32_t per_image; } sum;
     struct { int32_t flip_sin_to_cos; float freq_shift; } timestep;
+    struct { int32_t each; float rate; int32_t rescale; uint32_t stream; } dropout; /* each: enum dropout_each */
 };
 
 struct node {

@@ -54,6 +54,12 @@ void op_accumulate_ref(const struct graph *g, const struct node *node, const dou
         out[0][i] = (in[2][0] == 0 ? 0 : in[0][i] * in[2][0]) + in[1][i];
 }
 
+void op_ema_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
+    double keep = in[2][0];
+    for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++)
+        out[0][i] = keep == 0 ? in[1][i] : in[0][i] + (1 - keep) * (in[1][i] - in[0][i]);
+}
+
 bool op_adamw_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
     if (!op_needs(g, node, 6)) return false;
     struct shape p = op_shape_in(g, node, 0);

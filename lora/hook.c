@@ -43,6 +43,16 @@ static int dense_strength(struct lora_binding *b, struct graph *g, int adapter) 
     return *slice;
 }
 
+/* Each layer and kind has its own stream: no two layers drop the same places. */
+static int drop(const struct lora_binding *b, struct graph *g, const struct lora_stack_layer *layer, int h) {
+    const struct lora_dropout *d = &b->dropout;
+    uint32_t stream = (uint32_t)(layer - b->stack->layers) * 3;
+    if (h >= 0 && d->network > 0) h = graph_dropout(g, h, b->dropout_key, DROPOUT_NUMBER, d->network, true, stream);
+    if (h >= 0 && d->rank > 0) h = graph_dropout(g, h, b->dropout_key, DROPOUT_CHANNEL, d->rank, true, stream + 1);
+    if (h >= 0 && d->module > 0) h = graph_dropout(g, h, b->dropout_key, DROPOUT_ALL, d->module, false, stream + 2);
+    return h;
+}
+
 /* The layer with another weight and no bias. */
 static int apply(struct graph *g, int x, int w, struct shape weight, const struct conv_params *conv, int res) {
     if (x < 0 || w < 0) return -1;
@@ -56,7 +66,7 @@ static int attach_factors(struct lora_binding *b, struct graph *g, const struct 
     int h = apply(g, x, graph_slot(g, b->stack->set, SET_DATA, layer->down), layer->target->weight, conv, -1);
     graph_pop(g, mark);
     mark = graph_push(g, "lora_strength");
-    h = h < 0 ? -1 : graph_mul(g, h, strength_columns(b, g, layer->layout), BCAST_IMAGE);
+    h = h < 0 ? -1 : graph_mul(g, drop(b, g, layer, h), strength_columns(b, g, layer->layout), BCAST_IMAGE);
     graph_pop(g, mark);
     mark = graph_push(g, "lora_up");
     int up = graph_slot(g, b->stack->set, SET_DATA, layer->up);

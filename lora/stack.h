@@ -110,6 +110,12 @@ void lora_stack_extract(const struct lora_stack_layer *layer, const struct lora_
 /* strength[image*n_adapters + adapter] -> dst[n*n_columns], the rows of the strength input. */
 void lora_stack_fill_strengths(const struct lora_stack *s, int n, const float *strength, float *dst);
 
+/* Regularisers of a training step, kohya's three: rates from 0 to below 1. network drops numbers between down and
+ * up, rank whole ranks of a picture (both scale what stays by 1/(1-rate)), module the layer's LoRA for all pictures. */
+struct lora_dropout {
+    float network, rank, module;
+};
+
 /* Attaches a sealed stack to a model being built. One binding per model and graph; it must live until the
  * model is built. Give binding->hook to nn_begin. */
 struct lora_binding {
@@ -118,6 +124,8 @@ struct lora_binding {
     int strength; /* the input's value; -1 where the stack has no layers */
     int next, next_norm; /* target looked for next: builders ask in the recorded order */
     int *columns; /* per layout, then per adapter's dense strength: the slice of the input, or -1 */
+    struct lora_dropout dropout; /* none unless the caller sets it, with dropout_key, a value as OP_DROPOUT has it */
+    int dropout_key;
     struct nn_hook hook;
 };
 void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, const char *label, int n,

@@ -77,7 +77,9 @@ static bool stays_f32(enum op op, int i) {
     case OP_MATMUL_TN: return i == 2;
     case OP_SUM_SQUARES:
     case OP_ACCUMULATE:
+    case OP_EMA:
     case OP_ADAMW: return true;
+    case OP_DROPOUT: return i == 1;
     default: return false;
     }
 }
@@ -291,7 +293,7 @@ struct op_test {
 
 static bool in_place_case(const struct op_case *c) {
     int k = op_table[c->op].inplace;
-    if (k < 0 || !c->in[k].n || c->op == OP_ACCUMULATE || c->op == OP_ADAMW) return false;
+    if (k < 0 || !c->in[k].n || c->op == OP_ACCUMULATE || c->op == OP_EMA || c->op == OP_ADAMW) return false;
     return true;
 }
 

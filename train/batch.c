@@ -1,4 +1,4 @@
-/* Which pictures a step sees, at which times, under which noise: everything random, from one generator. */
+/* Which pictures a step sees, at which times, under which noise: everything random, from two generators. */
 #include <math.h>
 #include <string.h>
 
@@ -29,10 +29,10 @@ static uint32_t next_picture(struct trainer *t) {
 }
 
 /* VAE posterior sample times the model's scale. */
-static void draw_latent(struct trainer *t, uint32_t picture, const float *z, float *latent) {
+static void draw_latent(struct trainer *t, size_t picture, const float *z, float *latent) {
     const struct vae_config *vae = &t->e->model->vae;
     int pixels = t->lw * t->lh, c = t->channels;
-    const float *m = t->moments + (size_t)picture * (size_t)pixels * 2 * (size_t)c;
+    const float *m = t->moments + picture * (size_t)pixels * 2 * (size_t)c;
     for (int i = 0; i < pixels; i++)
         for (int k = 0; k < c; k++) {
             float mean = m[i * 2 * c + k], log_variance = m[i * 2 * c + c + k];
@@ -40,21 +40,40 @@ static void draw_latent(struct trainer *t, uint32_t picture, const float *z, flo
         }
 }
 
+static bool chance(struct trainer *t, float rate) {
+    float u;
+    if (rate <= 0) return false;
+    rng_rand(&t->dice, &u, 1);
+    return u < rate;
+}
+
+/* The second noise of input perturbation goes into the noised picture alone, not into the target. */
+static const float *perturb(struct trainer *t, size_t n) {
+    if (!(t->params.noise.perturbation > 0)) return t->noise;
+    noise_perturb(&t->params.noise, &t->dice, t->perturbed, t->noise, n);
+    return t->perturbed;
+}
+
 void train_batch_draw(struct trainer *t, int accumulate) {
-    int batch = t->params.batch, n = t->lw * t->lh * t->channels;
-    rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
-    uint32_t pictures[64];
+    const struct train_params *p = &t->params;
+    int batch = p->batch, n = t->lw * t->lh * t->channels;
+    size_t all = (size_t)batch * (size_t)n, versions = p->flip ? 2 : 1;
+    rng_randn(&t->rng, t->noise, all);
     for (int b = 0; b < batch; b++) {
-        pictures[b] = next_picture(t);
-        draw_latent(t, pictures[b], t->noise + b * n, t->latent + b * n);
-        train_condition_place(t, b, pictures[b]);
+        uint32_t picture = next_picture(t);
+        size_t version = chance(t, p->flip ? 0.5f : 0) ? 1 : 0;
+        draw_latent(t, picture * versions + version, t->noise + b * n, t->latent + b * n);
+        train_condition_place(t, b, chance(t, p->caption_dropout) ? t->empty_text : t->text_of[picture], picture);
     }
-    rng_randn(&t->rng, t->noise, (size_t)batch * (size_t)n);
+    rng_randn(&t->rng, t->noise, all);
+    noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
+    const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
         int time = (int)rng_randint(&t->rng, (uint32_t)t->schedule->n_train);
         t->batch_t[b] = (float)time;
-        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) / (float)(batch * accumulate);
-        target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
+        t->batch_seed[b] = target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(batch * accumulate);
+        target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
     }
+    for (int i = 0; t->tape.dropout_key >= 0 && i < 2; i++) t->dropout_key[i] = (float)rng_randint(&t->dice, 1 << 24);
 }

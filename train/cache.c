@@ -39,7 +39,8 @@ static bool mask_everything(struct trainer *t, struct vae_session *vae, struct e
 static bool encode_pictures(struct trainer *t, struct error *err) {
     int size = t->plan.resolution;
     size_t each = (size_t)t->lw * (size_t)t->lh * (size_t)t->channels * 2;
-    t->moments = arena_alloc_n(t->arena, t->data.n, each * sizeof(float));
+    size_t versions = t->params.flip ? 2 : 1;
+    t->moments = arena_alloc_n(t->arena, t->data.n * versions, each * sizeof(float));
     struct vae_session *vae = vae_session_create(t->e, true, 1, size, size, err);
     if (!vae) return false;
     t->time_ids = arena_alloc_n(t->arena, t->data.n, 6 * sizeof(float));
@@ -50,7 +51,8 @@ static bool encode_pictures(struct trainer *t, struct error *err) {
         struct image im;
         if (os_interrupted()) ok = error_set(err, "Stopped while the pictures were being read; nothing was written.");
         ok = ok && dataset_load(a, &t->data.samples[i], size, size, &im, err) &&
-             vae_session_encode(vae, im.rgb, t->moments + i * each, err);
+             vae_session_encode(vae, im.rgb, t->moments + i * versions * each, err);
+        if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, t->moments + (i * versions + 1) * each, err);
         arena_destroy(&a);
         if (os_stderr_is_terminal() || i + 1 == t->data.n) log_progress("reading pictures: %zu of %zu", i + 1, t->data.n);
     }
@@ -72,6 +74,11 @@ static void collect_texts(struct trainer *t, const char **texts) {
         int k = find_text(t, texts, caption);
         if (k < 0) texts[k = t->n_texts++] = caption;
         t->text_of[i] = k;
+    }
+    t->empty_text = -1;
+    if (t->params.caption_dropout > 0) {
+        t->empty_text = find_text(t, texts, "");
+        if (t->empty_text < 0) texts[t->empty_text = t->n_texts++] = "";
     }
     const struct model *m = t->e->model;
     for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)t->n_texts * (size_t)t->tokens, sizeof *t->ids[i]);
@@ -100,7 +107,7 @@ static bool encode_texts(struct trainer *t, struct error *err) {
 }
 
 bool train_cache_build(struct trainer *t, struct error *err) {
-    const char **texts = arena_alloc_n(t->arena, t->data.n, sizeof *texts);
+    const char **texts = arena_alloc_n(t->arena, t->data.n + 1, sizeof *texts);
     collect_texts(t, texts);
     return encode_pictures(t, err) && (t->params.train_text_encoder || encode_texts(t, err));
 }

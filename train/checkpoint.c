@@ -37,6 +37,13 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
                      (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
                      (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
+    const struct metadata_pair *settings;
+    struct arena *a = arena_create(NULL);
+    for (int i = 0, n_settings = train_settings(p, a, &settings); i < n_settings; i++) {
+        sha256_update(&s, settings[i].key, strlen(settings[i].key) + 1);
+        sha256_update(&s, settings[i].value, strlen(settings[i].value) + 1);
+    }
+    arena_destroy(&a);
     /* Pictures by name within their folder, size and caption: the folder itself may move. */
     size_t folder = t->params.data ? strlen(t->params.data) : 0;
     for (size_t i = 0; i < t->data.n; i++) {
@@ -58,11 +65,12 @@ struct bank {
     struct gpu_set *set;
 };
 
-static int banks(const struct trainer *t, struct bank b[3]) {
+static int banks(const struct trainer *t, struct bank b[4]) {
     b[0] = (struct bank){"adapter", t->adapter->data};
     b[1] = (struct bank){"moment1", t->moment1};
     b[2] = (struct bank){"moment2", t->moment2};
-    return 3;
+    if (t->ema) b[3] = (struct bank){"ema", t->ema};
+    return t->ema ? 4 : 3;
 }
 
 static void add_numbers(const struct trainer *t, struct st_writer *w) {
@@ -75,12 +83,13 @@ static void add_numbers(const struct trainer *t, struct st_writer *w) {
     snprintf(text, sizeof text, "%d", t->order_at), st_writer_meta(w, "order_at", text);
     snprintf(text, sizeof text, "%a", (double)t->loss_mean), st_writer_meta(w, "loss_mean", text);
     st_writer_add(w, "rng", ST_U8, 1, (int64_t[]){sizeof t->rng}, &t->rng);
+    st_writer_add(w, "dice", ST_U8, 1, (int64_t[]){sizeof t->dice}, &t->dice);
 }
 
 bool train_state_save(struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct st_writer *w = st_writer_create();
-    struct bank b[3];
+    struct bank b[4];
     bool ok = true;
     add_numbers(t, w);
     for (int i = 0, n = banks(t, b); ok && i < n; i++)
@@ -107,7 +116,7 @@ static bool read_int(const struct st_file *f, const char *key, int *out) {
 
 static bool load_banks(struct trainer *t, const struct st_file *f, struct error *err) {
     struct arena *a = arena_create(NULL);
-    struct bank b[3];
+    struct bank b[4];
     bool ok = true;
     for (int i = 0, n = banks(t, b); ok && i < n; i++)
         for (int c = 0; ok && c < t->adapter->stack->set->n_chunks; c++) {
@@ -125,16 +134,17 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     char hex[65];
     fingerprint(t, hex);
     const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
-    const struct st_tensor *rng = st_find(f, "rng");
+    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice");
     if (!theirs || strcmp(theirs, hex))
         return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
                          "without --resume.", st_path(f));
     int epoch, at;
-    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng ||
-        rng->bytes != sizeof t->rng || (size_t)at > t->data.n_per_epoch)
+    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice ||
+        rng->bytes != sizeof t->rng || dice->bytes != sizeof t->dice || (size_t)at > t->data.n_per_epoch)
         return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     memcpy(&t->rng, rng->data, sizeof t->rng);
-    if (t->rng.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
+    memcpy(&t->dice, dice->data, sizeof t->dice);
+    if (t->rng.next > 624 || t->dice.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     t->epoch = epoch;
     t->loss_mean = strtof(loss, NULL);
     train_epoch_shuffle(t);
@@ -172,6 +182,7 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .warmup_steps = p->warmup, .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->data};
+    m->n_more = train_settings(p, a, &m->more);
 }
 
 static enum lora_part part_of(const struct adapter *a, int model) {
@@ -208,7 +219,8 @@ bool train_lora_save(struct trainer *t, const char *path, struct error *err) {
     struct metadata_params meta;
     describe(t, &meta, a);
     struct st_writer *w = st_writer_create();
-    bool ok = gather(t, a, modules, err);
+    bool ok = train_weights_show(t, err) && gather(t, a, modules, err);
+    ok = train_weights_hide(t, err) && ok;
     struct lora_save_params sp = {.modules = modules, .n_modules = n, .dtype = t->params.half ? ST_F16 : ST_F32};
     if (ok) lora_save_tensors(w, keys, &sp);
     ok = ok && metadata_add(w, &meta, err) && st_writer_save(w, path, err);

@@ -29,6 +29,7 @@ static struct clip_outputs text_encoder(struct trainer *t, struct graph *g, int 
     bool pooled = model_pooled_dim(m) && which + 1 == m->n_texts;
     struct lora_binding *binding = &tape->bindings[LORA_TEXT + which];
     lora_stack_bind_with(t->adapter->stack, t->adapter->models[LORA_TEXT + which], g, tape->strength, binding);
+    train_dropout_add(t, binding);
     tape->ids[which] = graph_io(g, text->part, (struct shape){t->params.batch, 1, t->tokens, 1});
     if (pooled) tape->ends = graph_io(g, "ends", (struct shape){t->params.batch, 1, 1, 1});
     struct clip_inputs in = {tape->ids[which], pooled ? tape->ends : -1};
@@ -81,9 +82,9 @@ static void place_end(struct trainer *t, int slot, const int32_t *last_ids) {
     t->condition.ends[slot] = (float)(slot * t->tokens + engine_text_end(&m->texts[m->n_texts - 1], last_ids));
 }
 
-void train_condition_place(struct trainer *t, int slot, uint32_t picture) {
+void train_condition_place(struct trainer *t, int slot, int which_text, uint32_t picture) {
     const struct model *m = t->e->model;
-    size_t text = (size_t)t->text_of[picture], tokens = (size_t)t->tokens, each = tokens * (size_t)t->width;
+    size_t text = (size_t)which_text, tokens = (size_t)t->tokens, each = tokens * (size_t)t->width;
     struct train_condition *c = &t->condition;
     const float *sizes = t->time_ids + picture * N_SIZES;
     if (t->contexts) {

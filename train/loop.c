@@ -18,6 +18,7 @@ static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     gpu_program_write(tape->prog, tape->target, t->batch_target);
     gpu_program_write(tape->prog, tape->seed, seed);
     train_condition_write(t);
+    if (tape->dropout_key >= 0) gpu_program_write(tape->prog, tape->dropout_key, t->dropout_key);
     if (!gpu_program_run(tape->prog, err)) return false;
     gpu_program_read(tape->prog, tape->loss, losses);
     return true;
@@ -38,6 +39,13 @@ static bool accumulate(struct trainer *t, int micro, struct error *err) {
     return gpu_program_run(t->optimiser.sum_prog, err);
 }
 
+static bool average(struct trainer *t, struct error *err) {
+    if (!t->optimiser.ema_prog) return true;
+    float keep = train_ema_decay(t->params.ema, t->step);
+    gpu_program_write(t->optimiser.ema_prog, t->optimiser.ema_hyper, &keep);
+    return gpu_program_run(t->optimiser.ema_prog, err);
+}
+
 static bool update(struct trainer *t, struct train_report *r, struct error *err) {
     const struct train_params *p = &t->params;
     int k = t->step + 1;
@@ -50,7 +58,7 @@ static bool update(struct trainer *t, struct train_report *r, struct error *err)
     float total;
     gpu_program_read(t->optimiser.prog, t->optimiser.norm, &total);
     r->grad_norm = isfinite(total) ? sqrtf(total) / t->loss_scale : 0;
-    if (isfinite(total)) return t->overflows = 0, true;
+    if (isfinite(total)) return t->overflows = 0, average(t, err);
     /* The optimiser left everything as it was. In f16 a rare picture may go too far; only a row of them is wrong. */
     if (t->loss_scale == 1 || ++t->overflows == MAX_OVERFLOWS) return find_nan(t, "gradient", err);
     log_info("step %d is left out: a gradient went past what half floats hold", k);

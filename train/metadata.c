@@ -134,6 +134,7 @@ static void add_run(struct st_writer *w, const struct metadata_params *p) {
     real(w, "ss_max_grad_norm", p->max_grad_norm);
     text(w, "ss_mixed_precision", p->mixed_precision);
     flag(w, "ss_cache_latents", p->cache_latents);
+    for (int i = 0; i < p->n_more; i++) text(w, p->more[i].key, p->more[i].value);
     char size[64];
     snprintf(size, sizeof size, "(%d, %d)", p->w, p->h);
     text(w, "ss_resolution", p->w > 0 && p->h > 0 ? size : NULL);

@@ -13,6 +13,10 @@ struct st_writer;
 
 enum metadata_family { METADATA_SD1, METADATA_SD2, METADATA_SDXL };
 
+struct metadata_pair {
+    const char *key, *value;
+};
+
 /* {0}, NULL and negative values mean "leave out" unless said otherwise. */
 struct metadata_params {
     /* Model. */
@@ -38,6 +42,10 @@ struct metadata_params {
     double max_grad_norm;
     bool gradient_checkpointing, cache_latents;
     const struct dataset *data; /* may be NULL */
+
+    /* Further settings, written as they are: kohya's keys where it has them. */
+    const struct metadata_pair *more;
+    int n_more;
 
     /* Wall clock. Left out by default, so that the same run gives the same bytes. */
     const char *started_at, *finished_at, *date; /* seconds since 1970 as text, the same, ISO 8601 */

@@ -22,13 +22,14 @@ bool train_samples_draw(struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct image *cells = arena_alloc_n(a, (size_t)n, sizeof *cells);
     const char **labels = arena_alloc_n(a, (size_t)n, sizeof *labels);
-    bool ok = true;
+    bool ok = train_weights_show(t, err);
     for (int i = 0; ok && i < n; i++) {
         cells[i] = image_create(a, size, size);
         labels[i] = t->params.sample_prompts[i];
         struct generate_picture gp = {.prompt = labels[i], .seed = t->params.seed, .strength = (float[]){1}};
         ok = generator_run(t->samples, &gp, NULL, cells[i].rgb, err);
     }
+    ok = train_weights_hide(t, err) && ok;
     struct image sheet;
     struct image_grid_params grid = {.rows = 1, .cols = n, .cells = cells, .col_labels = labels,
                                      .title = arena_printf(a, "step %d", t->step)};

@@ -42,6 +42,11 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
     return t->adapter != NULL;
 }
 
+void train_dropout_add(const struct trainer *t, struct lora_binding *b) {
+    b->dropout = t->params.dropout;
+    b->dropout_key = t->tape.dropout_key;
+}
+
 static bool build_step(struct trainer *t, bool remat, struct error *err) {
     struct train_tape *tape = &t->tape;
     struct model *m = t->e->model;
@@ -52,6 +57,10 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     struct lora_binding *binding = &tape->bindings[LORA_UNET];
     lora_stack_bind(t->adapter->stack, t->adapter->models[LORA_UNET], g, "adapter", t->params.batch, binding);
     tape->strength = binding->strength;
+    const struct lora_dropout *d = &t->params.dropout;
+    bool drops = d->network > 0 || d->rank > 0 || d->module > 0;
+    tape->dropout_key = drops ? graph_io(g, "dropout key", (struct shape){1, 1, 1, 2}) : -1;
+    train_dropout_add(t, binding);
     sample.c = m->unet.in_channels;
     struct unet_inputs in;
     train_condition_build(t, g, &in);
@@ -81,12 +90,24 @@ static int bindings(struct trainer *t, struct gpu_binding *b) {
     b[n++] = (struct gpu_binding){set, SET_GRAD_SUM, t->grad_sum};
     b[n++] = (struct gpu_binding){set, SET_MOMENT1, t->moment1};
     b[n++] = (struct gpu_binding){set, SET_MOMENT2, t->moment2};
+    b[n++] = (struct gpu_binding){set, SET_EMA, t->ema};
     return n;
 }
 
 static int append(struct graph *g, enum op op, const int *in, int n_in) {
     int node = graph_append(g, op, in, n_in, (union op_attr){0});
     return node < 0 ? -1 : g->nodes[node].out[0];
+}
+
+static bool build_average(struct trainer *t, struct error *err) {
+    struct optimiser_tape *o = &t->optimiser;
+    struct tensor_set *set = t->adapter->stack->set;
+    if (!(t->params.ema > 0)) return true;
+    o->ema_g = graph_create(t->arena, TENSOR_F32);
+    o->ema_hyper = graph_io(o->ema_g, "keep", (struct shape){1, 1, 1, 1});
+    for (int i = 0; i < set->n_chunks; i++)
+        append(o->ema_g, OP_EMA, (int[]){graph_flat(o->ema_g, set, SET_EMA, i), graph_flat(o->ema_g, set, SET_DATA, i), o->ema_hyper}, 3);
+    return graph_ok(o->ema_g, err);
 }
 
 /* Norm over all chunks first, then every chunk's update with the same clipping. */
@@ -125,7 +146,8 @@ static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error 
 /* Bytes on the device beside the tape: weights that stay, banks of the adapter. */
 static int64_t resident_bytes(const struct trainer *t) {
     const struct train_plan *p = &t->plan;
-    return p->unet_bytes + (t->params.train_text_encoder ? p->text_bytes : 0) + p->adapter_bytes + p->gradient_bytes + p->moment_bytes;
+    return p->unet_bytes + (t->params.train_text_encoder ? p->text_bytes : 0) + p->adapter_bytes + p->gradient_bytes + p->moment_bytes +
+           p->average_bytes;
 }
 
 static int64_t set_bytes(const struct tensor_set *s) {
@@ -142,6 +164,7 @@ static void plan_weights(struct trainer *t) {
     for (int i = 0; i < t->e->model->n_texts; i++) p->text_bytes += set_bytes(t->e->model->texts[i].params->set);
     p->gradient_bytes = p->adapter_bytes * (t->params.accumulate > 1 ? 2 : 1);
     p->moment_bytes = 2 * p->adapter_bytes;
+    p->average_bytes = t->params.ema > 0 ? p->adapter_bytes : 0;
     p->device_bytes = gpu_device_memory_total(t->e->dev);
 }
 
@@ -164,7 +187,7 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
         return error_set(err, "Training needs %.0f MiB on %s, which has %.0f MiB: lower --batch or --resolution%s.",
                          (double)p->peak_bytes / 1048576, gpu_device_name(t->e->dev), (double)p->device_bytes / 1048576,
                          remat ? "" : ", or set --checkpointing on");
-    return build_optimiser(t, err);
+    return build_optimiser(t, err) && build_average(t, err);
 }
 
 bool train_tapes_open(struct trainer *t, struct error *err) {
@@ -177,6 +200,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
     if (!(t->moment1 = gpu_set_create(e->dev, set, SET_MOMENT1, err))) return false;
     if (!(t->moment2 = gpu_set_create(e->dev, set, SET_MOMENT2, err))) return false;
+    if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
     struct gpu_binding b[8];
     struct gpu_program_params p = step_params(t);
     p.bindings = b, p.n_bindings = bindings(t, b);
@@ -185,6 +209,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     op.bindings = b, op.n_bindings = p.n_bindings;
     if (!(t->optimiser.prog = gpu_program_create(e->dev, t->optimiser.g, &op, err))) return false;
     if (t->optimiser.sum_g && !(t->optimiser.sum_prog = gpu_program_create(e->dev, t->optimiser.sum_g, &op, err))) return false;
+    if (t->optimiser.ema_g && !(t->optimiser.ema_prog = gpu_program_create(e->dev, t->optimiser.ema_g, &op, err))) return false;
     struct arena *a = arena_create(NULL);
     float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
     float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);

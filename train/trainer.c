@@ -13,7 +13,7 @@ struct train_params train_params_default(void) {
     return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .lr = 1e-3f, .weight_decay = 1e-2f,
                                  .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .max_grad_norm = 1, .warmup = 0,
                                  .schedule = TRAIN_COSINE, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
-                                 .snr_gamma = 5, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
+                                 .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
 }
 
 bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err) {
@@ -38,6 +38,12 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (p->steps < 1 || p->batch < 1 || p->batch > 64 || p->accumulate < 1 || p->rank < 1 || p->rank > 1024)
         return error_set(err, "Training needs at least one step, a batch of 1 to 64 and a rank of 1 to 1024.");
     if (!(p->lr >= 0) || p->warmup < 0) return error_set(err, "The learning rate and the warm-up must not be negative.");
+    const struct lora_dropout *d = &p->dropout;
+    if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
+        return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
+    if (!(p->caption_dropout >= 0 && p->caption_dropout <= 1)) return error_set(err, "--caption-dropout must lie from 0 to 1.");
+    if (!(p->ema >= 0 && p->ema < 1)) return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
+    if (!noise_params_check(&p->noise, err)) return false;
     if (p->sample_every && !p->n_sample_prompts)
         return error_set(err, "--sample-every needs at least one --sample-prompt.");
     return true;
@@ -79,6 +85,7 @@ static void allocate(struct trainer *t) {
     t->batch_target = arena_alloc_n(t->arena, n, sizeof(float));
     t->noise = arena_alloc_n(t->arena, n, sizeof(float));
     t->latent = arena_alloc_n(t->arena, n, sizeof(float));
+    t->perturbed = arena_alloc_n(t->arena, n, sizeof(float));
     train_condition_allocate(t);
     t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
     t->batch_seed = arena_alloc_n(t->arena, b, sizeof(float));
@@ -106,6 +113,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     t->arena = a, t->e = e, t->params = *p;
     if (!t->params.alpha) t->params.alpha = (float)t->params.rank;
     rng_seed(&t->rng, p->seed);
+    rng_seed(&t->dice, p->seed ^ 0x80000000u);
     if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
     choose_loss_scale(t);
@@ -137,10 +145,12 @@ void trainer_destroy(struct trainer **p) {
     gpu_program_destroy(&t->tape.prog);
     gpu_program_destroy(&t->optimiser.prog);
     gpu_program_destroy(&t->optimiser.sum_prog);
+    gpu_program_destroy(&t->optimiser.ema_prog);
     gpu_set_destroy(&t->grad);
     gpu_set_destroy(&t->grad_sum);
     gpu_set_destroy(&t->moment1);
     gpu_set_destroy(&t->moment2);
+    gpu_set_destroy(&t->ema);
     adapter_close(&t->adapter);
     schedule_destroy(&t->schedule);
     jsonl_close(&t->log);

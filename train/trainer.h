@@ -2,6 +2,7 @@
 /* Trains a LoRA on a folder of pictures, DreamBooth-style: noised latents, the UNet's prediction, mean squared
  * error, AdamW on the adapter alone. Resumable bit for bit. One thread. Paper: Hu et al. 2021 (LoRA), Ruiz et
  * al. 2022 (DreamBooth); peer: kohya's train_network. */
+#include "diffusion/noise.h"
 #include "diffusion/target.h"
 #include "engine/adapter.h"
 #include "lora/select.h"
@@ -23,6 +24,11 @@ struct train_params {
     bool train_text_encoder;
     enum target_weighting weighting;
     float snr_gamma;
+    struct noise_params noise;
+    struct lora_dropout dropout;
+    bool flip;             /* half of the pictures mirrored, drawn anew each time */
+    float caption_dropout; /* this part of the captions is left out: 0..1 */
+    float ema;             /* most decay of the average that is saved and drawn instead of the weights; 0: none */
     enum train_remat remat;
     uint64_t seed;
     const char *const *sample_prompts;
@@ -47,7 +53,7 @@ struct train_plan {
     int n_layers;
     int64_t n_params;
     int64_t unet_bytes, vae_bytes, text_bytes;          /* weights */
-    int64_t adapter_bytes, gradient_bytes, moment_bytes; /* banks */
+    int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
     bool remat;

@@ -12,6 +12,7 @@ struct train_tape {
     int context, added;                          /* -1 where the text encoders learn */
     int ids[MODEL_MAX_TEXTS], ends, sizes;       /* -1 where they do not; ends and sizes: SDXL */
     struct lora_binding bindings[LORA_N_PARTS];
+    int dropout_key; /* -1 without dropout */
     bool remat;
 };
 struct optimiser_tape {
@@ -21,6 +22,9 @@ struct optimiser_tape {
     struct graph *sum_g; /* gradient accumulation; NULL without */
     struct gpu_program *sum_prog;
     int sum_hyper;
+    struct graph *ema_g; /* moving average; NULL without */
+    struct gpu_program *ema_prog;
+    int ema_hyper;
 };
 /* Inputs of one batch beside latents and times; see condition.c. */
 struct train_condition {
@@ -39,13 +43,14 @@ struct trainer {
     struct dataset data;
     struct schedule *schedule;
     struct rng rng;
+    struct rng dice; /* for choices that options add: those leave noise and times as they are without */
     struct adapter *adapter;
-    struct gpu_set *grad, *grad_sum, *moment1, *moment2;
+    struct gpu_set *grad, *grad_sum, *moment1, *moment2, *ema;
     struct train_tape tape;
     struct optimiser_tape optimiser;
     struct train_plan plan;
     int lw, lh, channels, tokens, width;
-    float *moments;   /* [pictures][h][w][2c]: VAE means and log variances */
+    float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */
     float *contexts;  /* [texts][tokens][width], unless the text encoders train */
     float *pooled;    /* [texts][model_pooled_dim], likewise */
     int32_t *ids[MODEL_MAX_TEXTS]; /* [texts][tokens] */
@@ -53,14 +58,18 @@ struct trainer {
     float *extra;     /* [h][w][model_extra_channels]: everything masked; NULL: not an inpainting model */
     int *text_of;     /* picture -> text */
     int n_texts;
+    int empty_text;   /* index of the empty caption; -1 where none is needed */
     uint32_t *order;  /* this epoch's pictures, repeats included */
     int order_at, epoch;
     int step;         /* optimiser steps done */
     float loss_scale;
     int overflows; /* steps left out in a row */
     float loss_mean;
-    float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent;
+    float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent, *perturbed;
     struct train_condition condition;
+    float dropout_key[2];
+    struct arena *shown_arena; /* trained weights while others stand in their place; NULL: they do not */
+    void **shown;
     struct generator *samples;
     struct jsonl *log;
 };
@@ -71,16 +80,25 @@ bool train_cache_build(struct trainer *t, struct error *err);
 bool train_adapter_create(struct trainer *t, struct error *err);
 bool train_tapes_build(struct trainer *t, struct error *err);
 bool train_tapes_open(struct trainer *t, struct error *err);
+void train_dropout_add(const struct trainer *t, struct lora_binding *b); /* after the tape's dropout_key is made */
 /* batch.c */
 void train_epoch_shuffle(struct trainer *t);
 void train_batch_draw(struct trainer *t, int accumulate);
 /* condition.c */
 void train_condition_allocate(struct trainer *t);
 void train_condition_build(struct trainer *t, struct graph *g, struct unet_inputs *in); /* all of in but sample and timestep */
-void train_condition_place(struct trainer *t, int slot, uint32_t picture);
+void train_condition_place(struct trainer *t, int slot, int text, uint32_t picture);
 void train_condition_given(struct trainer *t, const struct train_given *given, size_t at);
 void train_condition_write(struct trainer *t);
 const float *train_condition_sample(struct trainer *t); /* batch_x, with the mask's channels where there are some */
+/* weights.c: the weights to judge (saved, drawn) where they are not those that train. */
+bool train_weights_show(struct trainer *t, struct error *err);
+bool train_weights_hide(struct trainer *t, struct error *err);
+/* Decay of the moving average at optimiser step k (from 0): min(most, (1+(k-1))/(10+(k-1))), 0 at first. */
+float train_ema_decay(float most, int k);
+/* settings.c: every setting as metadata, in a fixed order. What changes here makes another run. */
+struct metadata_pair;
+int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out);
 /* checkpoint.c */
 bool train_state_save(struct trainer *t, struct error *err);
 bool train_state_load(struct trainer *t, struct error *err);

@@ -201,6 +201,13 @@ const struct op_case op_cases[] = {
     {OP_TIMESTEP, "320", {.timestep = {1, 0}}, {{2, 1, 1, 1}}, {2, 1, 1, 320}},
     {OP_TIMESTEP, "sin first", {.timestep = {0, 1}}, {{3, 1, 1, 1}}, {3, 1, 1, 20}},
     {OP_TIMESTEP, "six ids", {.timestep = {1, 0}}, {{1, 1, 6, 1}}, {1, 1, 6, 256}},
+    /* x, key */
+    {OP_DROPOUT, "numbers", {.dropout = {DROPOUT_NUMBER, 0.3f, 1, 5}}, {{2, 5, 7, 12}, V(2)}, .no_grad = 2},
+    {OP_DROPOUT, "numbers odd", {.dropout = {DROPOUT_NUMBER, 0.5f, 1, 77}}, {T(3, 7, 6), V(2)}, .no_grad = 2},
+    {OP_DROPOUT, "channels", {.dropout = {DROPOUT_CHANNEL, 0.4f, 1, 1}}, {T(3, 33, 16), V(2)}, .no_grad = 2},
+    {OP_DROPOUT, "channels odd", {.dropout = {DROPOUT_CHANNEL, 0.4f, 1, 3}}, {{2, 3, 3, 6}, V(2)}, .no_grad = 2},
+    {OP_DROPOUT, "all", {.dropout = {DROPOUT_ALL, 0.5f, 0, 2}}, {T(2, 9, 8), V(2)}, .no_grad = 2},
+    {OP_DROPOUT, "all, other stream", {.dropout = {DROPOUT_ALL, 0.5f, 0, 3}}, {T(2, 9, 8), V(2)}, .no_grad = 2},
     {OP_COPY, "x", {{0}}, {{2, 5, 7, 5}}},
     {OP_COPY, "vector", {{0}}, {V(13)}},
     {OP_MSE, "latents", {{0}}, {{2, 8, 8, 4}, {2, 8, 8, 4}}},
@@ -213,6 +220,7 @@ const struct op_case op_cases[] = {
     {OP_SUM_SQUARES, "small", {{0}}, {{1, 1, 32, 4}}},
     {OP_SUM_SQUARES, "with an earlier one", {{0}}, {{1, 1, 8192, 4}, V(1)}},
     {OP_ACCUMULATE, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, V(1)}},
+    {OP_EMA, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, V(1)}},
     {OP_ADAMW, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(8), V(1)}},
 };
 const int op_case_count = sizeof op_cases / sizeof *op_cases;
@@ -278,6 +286,9 @@ void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data,
     case OP_TIMESTEP:
         for (int64_t i = 0; i < shape_elems(graph_shape(g, n->in[0])); i++)
             data[n->in[0]][i] = rng_randint(&rng, 4000) * 0.25;
+        break;
+    case OP_DROPOUT:
+        for (int i = 0; i < 2; i++) data[n->in[1]][i] = rng_randint(&rng, 1 << 24);
         break;
     case OP_ADAMW: {
         const double hyper[8] = {1e-2, 0.9, 0.99, 1e-8, 0.01, 1 / (1 - 0.9 * 0.9), 1 / (1 - 0.99 * 0.99), 1};

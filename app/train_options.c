@@ -1,0 +1,63 @@
+#include "app/train_options.h"
+
+#include <stdio.h>
+
+#define FIELD(name) offsetof(struct train_method_options, name)
+
+static const struct option rows[] = {
+    {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
+    {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
+    {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
+    {"rank-dropout", OPTION_NUMBER, FIELD(rank_dropout), "X", "part of the ranks dropped per picture, 0 to below 1 (none)", 0, 1},
+    {"module-dropout", OPTION_NUMBER, FIELD(module_dropout), "X", "part of the layers that go without LoRA in a step, 0 to below 1 (none)", 0, 1},
+    {"noise-offset", OPTION_NUMBER, FIELD(noise_offset), "X", "shift the noise of each channel: darker darks, lighter lights\n(none; 0.03 to 0.1 are usual)", 0, 10},
+    {"noise-offset-adaptive", OPTION_NUMBER, FIELD(noise_offset_adaptive), "X", "added to the offset, times the channel's absolute mean (none)", -10, 10},
+    {"noise-offset-random", OPTION_FLAG, FIELD(noise_offset_random), NULL, "the offset times a number from 0 to 1, drawn per step"},
+    {"pyramid-iterations", OPTION_INT, FIELD(pyramid_iterations), "N", "coarser and coarser noise on top of the plain one (none; 6 to 10)", 0, 32},
+    {"pyramid-discount", OPTION_NUMBER, FIELD(pyramid_discount), "X", "strength of each coarser noise against the one before, 0 to 1", 0, 1},
+    {"input-perturbation", OPTION_NUMBER, FIELD(input_perturbation), "X", "second noise that the model sees and the target lacks (none; 0.1)", 0, 10},
+    {"input-perturbation-random", OPTION_FLAG, FIELD(input_perturbation_random), NULL, "its strength times a number from 0 to 1, drawn per step"},
+    {"ema", OPTION_NUMBER, FIELD(ema), "X", "save and draw a moving average of the LoRA with this decay per step,\n0 to below 1 (none; 0.99 to 0.9999)", 0, 1},
+};
+
+struct train_method_options train_method_defaults(const struct train_params *p) {
+    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount};
+}
+
+struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
+
+bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct error *e) {
+    (void)e;
+    p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
+    p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
+    p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
+                                     .offset_random = o->noise_offset_random, .pyramid_iterations = o->pyramid_iterations,
+                                     .pyramid_discount = (float)o->pyramid_discount, .perturbation = (float)o->input_perturbation,
+                                     .perturbation_random = o->input_perturbation_random};
+    return true;
+}
+
+/* ---- The plan ---- */
+
+static void print_noise(const struct noise_params *n) {
+    if (n->offset > 0) {
+        printf("noise       offset %g", (double)n->offset);
+        if (n->offset_adaptive != 0) printf(" %+g times the channel's mean", (double)n->offset_adaptive);
+        printf("%s\n", n->offset_random ? ", times 0 to 1" : "");
+    }
+    if (n->pyramid_iterations) printf("noise       %d scales, each times %g\n", n->pyramid_iterations, (double)n->pyramid_discount);
+    if (n->perturbation > 0)
+        printf("noise       input perturbed by %g%s\n", (double)n->perturbation, n->perturbation_random ? ", times 0 to 1" : "");
+}
+
+void train_method_print(const struct train_params *p) {
+    if (p->weighting == TARGET_WEIGHT_MIN_SNR) printf("loss        min-SNR, gamma %g\n", (double)p->snr_gamma);
+    if (p->weighting == TARGET_WEIGHT_DEBIASED) printf("loss        debiased estimation\n");
+    print_noise(&p->noise);
+    if (p->flip) printf("pictures    half of them mirrored\n");
+    if (p->caption_dropout > 0) printf("captions    %g%% left out\n", 100 * (double)p->caption_dropout);
+    if (p->dropout.network > 0) printf("dropout     %g%% of the LoRA's inner numbers\n", 100 * (double)p->dropout.network);
+    if (p->dropout.rank > 0) printf("dropout     %g%% of its ranks\n", 100 * (double)p->dropout.rank);
+    if (p->dropout.module > 0) printf("dropout     %g%% of its layers\n", 100 * (double)p->dropout.module);
+    if (p->ema > 0) printf("saved       a moving average, decay %g\n", (double)p->ema);
+}

@@ -1,0 +1,20 @@
+/* The options of `atelier train` that say how it learns rather than what, how long and where to. */
+#ifndef ATELIER_APP_TRAIN_OPTIONS_H
+#define ATELIER_APP_TRAIN_OPTIONS_H
+
+#include "app/options.h"
+#include "train/trainer.h"
+
+struct train_method_options {
+    bool flip, noise_offset_random, input_perturbation_random;
+    double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
+    double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;
+    int pyramid_iterations;
+};
+struct train_method_options train_method_defaults(const struct train_params *p);
+struct option_table train_method_table(struct train_method_options *o);
+bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct error *e);
+/* The lines of --dry-run: what is switched on, nothing else. */
+void train_method_print(const struct train_params *p);
+
+#endif

@@ -1,0 +1,243 @@
+/* The trainer's options, each by what it must change: exact formulas where a run shows them, and runs that resume to
+ * the same bytes with all of them on. */
+#include "tests/support/cm.h"
+#include "tests/support/scratch.h"
+#include "tests/support/session.h"
+#include "tests/support/train_runs.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "io/png.h"
+#include "io/safetensors.h"
+#include "train/trainer_priv.h"
+
+static float *read_all(const struct st_file *f, const char *name, size_t *n) {
+    struct error e = {{0}};
+    const struct st_tensor *t = st_find(f, name);
+    if (!t) fail_msg("%s lacks %s", st_path(f), name);
+    *n = st_tensor_elements(t);
+    float *x = arena_alloc_n(runs_arena, *n, sizeof *x);
+    assert_true(st_read_f32(t, x, *n, &e));
+    return x;
+}
+
+static struct st_file *open_file(const char *path) {
+    struct error e = {{0}};
+    struct st_file *f = st_open(path, &e);
+    if (!f) fail_msg("%s", e.text);
+    return f;
+}
+
+/* 60 = 30 + resume + 30, in small: RUNS_STEPS in one go and in halves. */
+static void resumes(const char *name, void (*set)(struct train_params *p)) {
+    struct train_params whole = runs_params(arena_printf(runs_arena, "%s-whole", name));
+    struct train_params halves = runs_params(arena_printf(runs_arena, "%s-halves", name));
+    set(&whole), set(&halves);
+    runs_well(&whole);
+    halves.stop_after = RUNS_STEPS / 2;
+    runs_well(&halves);
+    halves.stop_after = 0, halves.resume = true;
+    runs_well(&halves);
+    runs_same_file(halves.out, whole.out);
+}
+
+/* The tensors of a run with these settings. */
+static const char *outcome(const char *name, void (*set)(struct train_params *p)) {
+    struct train_params p = runs_params(name);
+    if (set) set(&p);
+    runs_well(&p);
+    return runs_tensors_hash(p.out);
+}
+
+/* --- noise and captions --------------------------------------------------------------------------------- */
+
+static void set_noise(struct train_params *p) {
+    p->noise = (struct noise_params){.offset = 0.1f, .offset_random = true, .pyramid_iterations = 4, .pyramid_discount = 0.3f,
+                                     .perturbation = 0.1f};
+    p->weighting = TARGET_WEIGHT_MIN_SNR;
+}
+
+static void test_noise(void **state) {
+    resumes("noise", set_noise);
+    assert_string_not_equal(outcome("noise2", set_noise), outcome("plain", NULL));
+    struct train_params p = runs_params("noise3");
+    p.noise.offset_random = true;
+    runs_refused(&p, "--noise-offset");
+}
+
+static void set_no_captions(struct train_params *p) { p->caption_dropout = 1; }
+static void set_half_captions(struct train_params *p) { p->caption_dropout = 0.5f; }
+
+/* All captions dropped: a folder of empty captions. Half of them: neither that nor the whole. */
+static void test_caption_dropout(void **state) {
+    struct error e = {{0}};
+    const char *none = outcome("captions", set_no_captions), *folder = runs_path("wordless");
+    assert_true(os_dir_make(folder, &e));
+    for (int i = 0; i < 3; i++) {
+        struct os_map m;
+        assert_true(os_file_map(&m, arena_printf(runs_arena, "%s/%d.png", runs_pictures(), i), &e));
+        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.png", folder, i), m.data, m.bytes, &e));
+        os_file_unmap(&m);
+    }
+    struct train_params p = runs_params("wordless-run");
+    p.data = folder, p.caption = "";
+    runs_well(&p);
+    assert_string_equal(runs_tensors_hash(p.out), none);
+    resumes("half", set_half_captions);
+    assert_string_not_equal(outcome("half2", set_half_captions), none);
+    p = runs_params("captions2"), p.caption_dropout = 1.5f;
+    runs_refused(&p, "--caption-dropout");
+}
+
+/* --- pictures ------------------------------------------------------------------------------------------- */
+
+static void set_flip(struct train_params *p) { p->flip = true; }
+
+/* The cache holds what the VAE makes of the mirrored picture; which one is taken is drawn. */
+static void test_flip(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("flip");
+    p.flip = true;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    size_t each = (size_t)(t->lw * t->lh * t->channels * 2);
+    float *want = arena_alloc_n(runs_arena, each, sizeof *want);
+    struct vae_session *vae = vae_session_create(runs_engine, true, 1, RUNS_SIDE, RUNS_SIDE, &e);
+    assert_non_null(vae);
+    for (size_t i = 0; i < t->data.n; i++) {
+        struct image im;
+        assert_true(dataset_load(runs_arena, &t->data.samples[i], RUNS_SIDE, RUNS_SIDE, &im, &e));
+        im = image_flip_horizontal(runs_arena, &im);
+        assert_true(vae_session_encode(vae, im.rgb, want, &e));
+        assert_memory_equal(t->moments + (2 * i + 1) * each, want, each * sizeof *want);
+        assert_memory_not_equal(t->moments + 2 * i * each, want, each * sizeof *want);
+    }
+    vae_session_destroy(&vae);
+    trainer_destroy(&t);
+    resumes("flips", set_flip);
+    assert_string_not_equal(outcome("flips2", set_flip), outcome("plain2", NULL));
+}
+
+/* --- the LoRA -------------------------------------------------------------------------------------------- */
+
+static void set_dropout(struct train_params *p) { p->dropout = (struct lora_dropout){0.3f, 0.2f, 0.1f}; }
+static void set_dropout_remat(struct train_params *p) {
+    set_dropout(p);
+    p->remat = TRAIN_REMAT_ON;
+}
+
+/* Replayed segments drop the same places, so recomputing changes nothing. */
+static void test_dropout(void **state) {
+    resumes("dropout", set_dropout);
+    const char *dropped = outcome("dropout2", set_dropout);
+    assert_string_not_equal(dropped, outcome("plain3", NULL));
+    assert_string_equal(dropped, outcome("dropout3", set_dropout_remat));
+    struct train_params p = runs_params("dropout4");
+    p.dropout.rank = 1;
+    runs_refused(&p, "below 1");
+}
+
+/* A module that is dropped gets no gradient at all: at a rate of nearly 1 every one of them. */
+static void test_module_dropout(void **state) {
+    for (int drop = 0; drop < 2; drop++) {
+        struct train_params p = runs_params(drop ? "module" : "no-module");
+        p.steps = 1, p.weight_decay = 0, p.dropout.module = drop ? 0.9999f : 0;
+        runs_well(&p);
+        struct st_file *f = open_file(p.out);
+        float most = 0;
+        for (size_t i = 0; i < st_count(f); i++) {
+            size_t n;
+            if (!strstr(st_at(f, i)->name, "lora_up")) continue;
+            const float *x = read_all(f, st_at(f, i)->name, &n);
+            for (size_t k = 0; k < n; k++) most = fmaxf(most, fabsf(x[k]));
+        }
+        st_close(&f);
+        assert_true(drop ? most == 0 : most > 0);
+    }
+}
+
+/* Every step's weights, from copies saved on the way; their average by the formula against the file of a run with
+ * --ema. */
+static void test_ema(void **state) {
+    struct train_params plain = runs_params("ema-plain"), p = runs_params("ema");
+    plain.save_every = 1;
+    runs_well(&plain);
+    p.ema = 0.15f; /* below 2/11: the third decay is capped */
+    runs_well(&p);
+    struct st_file *got = open_file(p.out);
+    for (size_t i = 0; i < st_count(got); i++) {
+        const char *name = st_at(got, i)->name;
+        size_t n, m;
+        float *result = read_all(got, name, &n);
+        double *mean = arena_alloc_n(runs_arena, n, sizeof *mean);
+        for (int k = 0; k < RUNS_STEPS; k++) {
+            const double decay[RUNS_STEPS] = {0, 1.0 / 10, 0.15, 0.15};
+            const char *path = k + 1 < RUNS_STEPS ? arena_printf(runs_arena, "%s-step%08d.safetensors", runs_path("ema-plain/lora"), k + 1) : plain.out;
+            struct st_file *f = open_file(path);
+            const float *x = read_all(f, name, &m);
+            for (size_t j = 0; j < n; j++) mean[j] = decay[k] * mean[j] + (1 - decay[k]) * (double)x[j];
+            st_close(&f);
+        }
+        for (size_t j = 0; j < n; j++)
+            if (fabs((double)result[j] - mean[j]) > 1e-6) fail_msg("%s: %g, not %g", name, (double)result[j], mean[j]);
+    }
+    st_close(&got);
+    assert_true(train_ema_decay(0.999f, 100) == 100.0f / 109);
+    p.ema = 1;
+    runs_refused(&p, "--ema");
+}
+
+static const char *const prompts[] = {"red fox"};
+
+static void set_everything(struct train_params *p) {
+    set_noise(p), set_half_captions(p), set_flip(p), set_dropout(p);
+    p->ema = 0.9f, p->accumulate = 2, p->train_text_encoder = true;
+}
+
+/* With all options at once; samples and saves on the way show the average and leave training as it was. */
+static void test_everything(void **state) {
+    resumes("everything", set_everything);
+    struct train_params p = runs_params("everything2");
+    set_everything(&p);
+    p.sample_prompts = prompts, p.n_sample_prompts = 1, p.sample_every = 2, p.sample_steps = 2, p.save_every = 1;
+    runs_well(&p);
+    runs_same_file(p.out, runs_path("everything-whole/lora.safetensors"));
+    struct st_file *f = open_file(p.out);
+    static const char *const meta[][2] = {{"ss_noise_offset", "0.1"}, {"ss_multires_noise_iterations", "4"}, {"ss_multires_noise_discount", "0.3"},
+                                          {"ss_ip_noise_gamma", "0.1"}, {"ss_min_snr_gamma", "5.0"}, {"ss_debiased_estimation", "False"},
+                                          {"ss_flip_aug", "True"}, {"ss_caption_dropout_rate", "0.5"}, {"ss_network_dropout", "0.3"},
+                                          {"ss_rank_dropout", "0.2"}, {"ss_module_dropout", "0.1"}, {"ss_ema_decay", "0.9"}};
+    for (size_t i = 0; i < sizeof meta / sizeof *meta; i++) {
+        const char *v = st_meta_find(f, meta[i][0]);
+        if (!v || strcmp(v, meta[i][1])) fail_msg("%s is %s, not %s", meta[i][0], v ? v : "missing", meta[i][1]);
+    }
+    st_close(&f);
+}
+
+/* Another setting is another run. */
+static void test_resume_refused(void **state) {
+    struct train_params p = runs_params("refused");
+    p.stop_after = 1;
+    runs_well(&p);
+    p.stop_after = 0, p.resume = true;
+    struct train_params other = p;
+    other.flip = true;
+    runs_refused(&other, "other settings");
+    other = p, other.noise.offset = 0.01f;
+    runs_refused(&other, "other settings");
+    other = p, other.ema = 0.5f;
+    runs_refused(&other, "other settings");
+    runs_well(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
+        cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
+        cmocka_unit_test(test_everything), cmocka_unit_test(test_resume_refused),
+    };
+    return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
+}

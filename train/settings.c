@@ -1,0 +1,61 @@
+/* A run's settings as kohya's metadata: for whoever opens the file, and for --resume, which must see the same ones. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "train/metadata.h"
+#include "train/trainer_priv.h"
+
+enum { MAX_SETTINGS = 64 };
+
+struct list {
+    struct arena *a;
+    struct metadata_pair *items;
+    int n;
+};
+
+static void add(struct list *l, const char *key, const char *value) {
+    assert(l->n < MAX_SETTINGS);
+    l->items[l->n++] = (struct metadata_pair){key, value};
+}
+
+/* "None" for what is off, as kohya writes it. */
+static void real(struct list *l, const char *key, double v) {
+    add(l, key, v == 0 ? "None" : metadata_float_text(arena_alloc(l->a, METADATA_FLOAT_BYTES), v));
+}
+
+static void flag(struct list *l, const char *key, bool v) { add(l, key, v ? "True" : "False"); }
+
+/* Floats as the user wrote them: 0.1f is "0.1". */
+static double tidy(float v) {
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", (double)v);
+    double short_one = strtod(text, NULL);
+    return (float)short_one == v ? short_one : (double)v;
+}
+
+static void add_noise(struct list *l, const struct train_params *p) {
+    const struct noise_params *n = &p->noise;
+    real(l, "ss_noise_offset", tidy(n->offset));
+    real(l, "ss_adaptive_noise_scale", tidy(n->offset_adaptive));
+    flag(l, "ss_noise_offset_random_strength", n->offset_random);
+    add(l, "ss_multires_noise_iterations", n->pyramid_iterations ? arena_printf(l->a, "%d", n->pyramid_iterations) : "None");
+    real(l, "ss_multires_noise_discount", n->pyramid_iterations ? tidy(n->pyramid_discount) : 0);
+    real(l, "ss_ip_noise_gamma", tidy(n->perturbation));
+    flag(l, "ss_ip_noise_gamma_random_strength", n->perturbation_random);
+    real(l, "ss_min_snr_gamma", p->weighting == TARGET_WEIGHT_MIN_SNR ? tidy(p->snr_gamma) : 0);
+    flag(l, "ss_debiased_estimation", p->weighting == TARGET_WEIGHT_DEBIASED);
+}
+
+int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out) {
+    struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
+    add_noise(&l, p);
+    real(&l, "ss_network_dropout", tidy(p->dropout.network));
+    real(&l, "ss_rank_dropout", tidy(p->dropout.rank));
+    real(&l, "ss_module_dropout", tidy(p->dropout.module));
+    flag(&l, "ss_flip_aug", p->flip);
+    real(&l, "ss_caption_dropout_rate", tidy(p->caption_dropout));
+    real(&l, "ss_ema_decay", tidy(p->ema));
+    *out = l.items;
+    return l.n;
+}
