@@ -10,24 +10,24 @@
 #include <string.h>
 
 #include "base/os.h"
-#include "lora/key.h"
 #include "train/trainer.h"
 
 struct run {
-    const char *model, *targets;
+    const char *model, *targets; /* "-te" behind the targets: the text encoders learn too */
 };
 static const struct run runs[] = {{"mini-sd1", "attn"}, {"mini-sd1", "attn-mlp"}, {"mini-sd2", "attn-mlp"},
-                                  {"mini-xl", "attn"},  {"mini-xl", "all"},       {"mini-odd", "all"}};
-enum { N_RUNS = sizeof runs / sizeof *runs };
+                                  {"mini-xl", "attn"},  {"mini-xl", "all"},       {"mini-odd", "all"},
+                                  {"mini-sdxl", "attn-mlp"}, {"mini-sdxl", "attn-te"}};
+enum { N_RUNS = sizeof runs / sizeof *runs, GPU_RUN = 5 }; /* the one run that class gpu does on the CPU device */
 
 struct bench {
     struct arena *a;
     struct st_file *golden;
     struct engine *e;
     struct trainer *t;
-    struct lora_keys *keys;
     struct shape latent; /* of one step: n is the batch */
-    float *latents, *noise, *context;
+    float *latents, *noise, *context, *pooled, *time_ids; /* pooled, time_ids: SDXL */
+    float *ids[MODEL_MAX_TEXTS];                          /* where the text encoders learn; else context */
     int *times, steps;
     size_t n_step; /* floats of latents per step */
     float *losses;
@@ -43,8 +43,14 @@ static struct train_params params_of(const struct bench *b, const char *targets,
     p.batch = b->latent.n, p.steps = b->steps, p.schedule = TRAIN_CONSTANT;
     p.resolution = b->latent.w * vae_config_factor(&b->e->model->vae);
     p.remat = remat ? TRAIN_REMAT_ON : TRAIN_REMAT_OFF;
+    p.train_text_encoder = b->ids[0] != NULL;
+    if (p.train_text_encoder) targets = arena_strndup(b->a, targets, strlen(targets) - strlen("-te"));
     if (!lora_selection_parse(targets, &p.targets, &e)) fail_msg("%s", e.text);
     return p;
+}
+
+static float *rows_if(struct bench *b, const char *name) {
+    return st_find(b->golden, name) ? golden_rows(b->golden, name, b->a, NULL) : NULL;
 }
 
 static void read_inputs(struct bench *b) {
@@ -54,7 +60,9 @@ static void read_inputs(struct bench *b) {
     b->noise = golden_rows(b->golden, "noise", b->a, NULL);
     b->latent = (struct shape){s.n / b->steps, s.h, s.w, s.c};
     b->n_step = (size_t)shape_elems(b->latent);
-    b->context = golden_rows(b->golden, "context", b->a, NULL);
+    b->context = rows_if(b, "context");
+    b->pooled = rows_if(b, "pooled"), b->time_ids = rows_if(b, "time_ids");
+    b->ids[0] = rows_if(b, "ids"), b->ids[1] = rows_if(b, "ids_2");
     b->losses = golden_rows(b->golden, "losses", b->a, NULL);
     float *t = golden_rows(b->golden, "timesteps", b->a, NULL);
     b->times = arena_alloc_n(b->a, (size_t)s.n, sizeof *b->times);
@@ -62,7 +70,12 @@ static void read_inputs(struct bench *b) {
 }
 
 static const char *tensor_name(struct bench *b, const char *prefix, const struct lora_stack_layer *l, const char *tail) {
-    return arena_printf(b->a, "%s.%s.%s.weight", prefix, lora_keys_kohya(b->keys, LORA_UNET, l->target->path, b->a), tail);
+    const struct adapter *ad = trainer_adapter(b->t);
+    const char *part = l->model == ad->models[LORA_UNET] ? "lora_unet" : l->model == ad->models[LORA_TEXT] ? "lora_te1" : "lora_te2";
+    char *path = arena_strdup(b->a, l->target->path);
+    for (char *c = path; *c; c++)
+        if (*c == '.') *c = '_';
+    return arena_printf(b->a, "%s.%s_%s.%s.weight", prefix, part, path, tail);
 }
 
 /* The golden's weights into the trainer's slots; as many as the file has. */
@@ -92,8 +105,6 @@ static struct bench bench_open(const struct run *r, int rig, bool remat) {
     b.golden = golden_open(arena_printf(b.a, "%s.train-%s", r->model, r->targets));
     read_inputs(&b);
     b.e = session_open(r->model, rig);
-    struct lora_model model = {{&b.e->model->unet_targets, NULL, NULL}};
-    b.keys = lora_keys_create(&model);
     struct train_params p = params_of(&b, r->targets, remat);
     if (!(b.t = trainer_create(b.e, &p, false, &e))) fail_msg("%s", e.text);
     set_start(&b);
@@ -102,7 +113,6 @@ static struct bench bench_open(const struct run *r, int rig, bool remat) {
 
 static void bench_close(struct bench *b) {
     trainer_destroy(&b->t);
-    lora_keys_destroy(&b->keys);
     session_close(&b->e);
     st_close(&b->golden);
     arena_destroy(&b->a);
@@ -113,7 +123,8 @@ static double step(struct bench *b, int k, bool update) {
     struct error e = {{0}};
     float losses[8];
     double mean = 0;
-    struct train_given given = {b->latents + (size_t)k * b->n_step, b->noise + (size_t)k * b->n_step, b->context, b->times + k * b->latent.n};
+    struct train_given given = {b->latents + (size_t)k * b->n_step, b->noise + (size_t)k * b->n_step, b->context, b->times + k * b->latent.n,
+                                {b->ids[0], b->ids[1]}, b->pooled, b->time_ids};
     if (!trainer_step_given(b->t, &given, update, losses, &e)) fail_msg("%s", e.text);
     for (int i = 0; i < b->latent.n; i++) mean += (double)losses[i] / b->latent.n;
     return mean;
@@ -181,12 +192,12 @@ static void test_cpu_class(void **state) {
 }
 
 static void test_gpu_class(void **state) {
-    for (int i = test_device_is_cpu() ? N_RUNS - 1 : 0; i < N_RUNS; i++) check_run(&runs[i], SESSION_GPU_F32, 3, 1e-3, 1e-3);
+    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++) check_run(&runs[i], SESSION_GPU_F32, 3, 1e-3, 1e-3);
 }
 
 /* Half storage: what rounding of activations to 11 bits allows. */
 static void test_gpu_class_f16(void **state) {
-    for (int i = test_device_is_cpu() ? N_RUNS - 1 : 0; i < N_RUNS; i++) check_run(&runs[i], SESSION_GPU_F16, 3, 0.1, 1e-2);
+    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++) check_run(&runs[i], SESSION_GPU_F16, 3, 0.1, 1e-2);
 }
 
 /* Every chunk of a bank as the device has it. */
@@ -211,7 +222,7 @@ static void test_overflow(void **state) {
     float *far_off = arena_alloc_n(b.a, b.n_step, sizeof *far_off), losses[8];
     memcpy(far_off, b.noise, b.n_step * sizeof *far_off);
     far_off[b.n_step / 2] = 1.2e6f;
-    struct train_given bad = {b.latents, far_off, b.context, times};
+    struct train_given bad = {.latents = b.latents, .noise = far_off, .context = b.context, .t = times};
     char *before = bank_bytes(&b, data, &n);
     assert_true(trainer_step_given(b.t, &bad, true, losses, &e));
     assert_true(isfinite(losses[0]));
@@ -226,7 +237,7 @@ static void test_overflow(void **state) {
 
 /* Recomputing activations takes less memory and changes no bit of any gradient. */
 static void test_remat(void **state) {
-    for (int i = 3; i < N_RUNS; i += 2) {
+    for (int i = 3; i <= GPU_RUN; i += 2) {
         struct bench plain = bench_open(&runs[i], session_default(), false), remat = bench_open(&runs[i], session_default(), true);
         assert_true(trainer_plan(remat.t).remat && !trainer_plan(plain.t).remat);
         int64_t much = trainer_plan(plain.t).activation_bytes, less = trainer_plan(remat.t).activation_bytes;

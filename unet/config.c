@@ -245,6 +245,6 @@ bool unet_config_load(struct unet_config *cfg, const char *path, struct error *e
 
 enum nn_family unet_config_family(const struct unet_config *cfg) {
     if (!cfg->added_dim) return cfg->linear_projection ? NN_FAMILY_SD2 : NN_FAMILY_SD1;
-    if (cfg->mid != UNET_MID_NONE) return NN_FAMILY_SDXL;
+    if (cfg->mid == UNET_MID_CROSS) return NN_FAMILY_SDXL;
     return cfg->up[0].depth[0] > 2 ? NN_FAMILY_SSD_1B : NN_FAMILY_VEGA;
 }

@@ -11,7 +11,7 @@ import os
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tokenizer import write_tokenizer
 
@@ -54,11 +54,15 @@ def round_weights(module, dtype):
             p.copy_(p.to(dtype).float())
 
 
-def save(module, folder, name, dtype, prefix=""):
+def save_state(state, folder, name, dtype):
     os.makedirs(folder, exist_ok=True)
-    state = {prefix + k: v.detach().to(dtype).contiguous() for k, v in module.state_dict().items()}
+    state = {k: v.detach().to(dtype).contiguous() for k, v in state.items()}
     save_file(state, os.path.join(folder, name), metadata={"format": "pt"})
     os.chmod(os.path.join(folder, name), 0o644)
+
+
+def save(module, folder, name, dtype, prefix=""):
+    save_state({prefix + k: v for k, v in module.state_dict().items()}, folder, name, dtype)
 
 
 def write_json(path, content):
@@ -68,20 +72,25 @@ def write_json(path, content):
         f.write("\n")
 
 
-def make_text(config, vocab, dtype, generator, out):
-    eos = vocab["<|endoftext|>"]
-    settings = dict(config["text"], vocab_size=len(vocab), max_position_embeddings=77,
-                    projection_dim=config["text"]["hidden_size"], bos_token_id=vocab["<|startoftext|>"],
-                    eos_token_id=eos, pad_token_id=vocab[config["pad_token"]])
-    text = CLIPTextModel(CLIPTextConfig(**settings)).eval()
+def make_text(config, part, pad_token, vocab, dtype, generator, out):
+    """part is "text" or, with a projection, "text_2"."""
+    kind = CLIPTextModel if part == "text" else CLIPTextModelWithProjection
+    settings = dict({"projection_dim": config[part]["hidden_size"]}, **config[part], vocab_size=len(vocab),
+                    max_position_embeddings=77, bos_token_id=vocab["<|startoftext|>"],
+                    eos_token_id=vocab["<|endoftext|>"], pad_token_id=vocab[pad_token])
+    text = kind(CLIPTextConfig(**settings)).eval()
     enliven(text, generator)
     round_weights(text, dtype)
     write_json(os.path.join(out, "config.json"), {
-        "architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "attention_dropout": 0.0,
+        "architectures": [kind.__name__], "model_type": "clip_text_model", "attention_dropout": 0.0,
         "initializer_factor": 1.0, "initializer_range": 0.02, "layer_norm_eps": 1e-5,
         "torch_dtype": str(dtype)[6:], **settings})
     # Older folders spell the tower "text_model.…", those of transformers 5 leave it out.
-    save(text, out, "model.safetensors", dtype, config.get("text_prefix", "text_model."))
+    state = text.state_dict()
+    bare = not any(k.startswith("text_model.") for k in state)
+    prefix = config.get("text_prefix", "text_model.") if bare else ""
+    save_state({k if k.startswith("text_projection") else prefix + k: v for k, v in state.items()}, out,
+               "model.safetensors", dtype)
 
 
 def make_unet(config, dtype, generator, out):
@@ -89,9 +98,15 @@ def make_unet(config, dtype, generator, out):
     enliven(unet, generator)
     round_weights(unet, dtype)
     h, w = config["latent_size"]
-    x = torch.randn(2, 4, h, w, generator=generator)
+    x = torch.randn(2, unet.config.in_channels, h, w, generator=generator)
     context = torch.randn(2, 77, config["unet"]["cross_attention_dim"], generator=generator)
-    scale_output(unet, unet.conv_out, lambda m: m(x, torch.tensor([500, 200]), context).sample, 0.9)
+    extra = {}
+    if unet.config.addition_embed_type:
+        pooled = torch.randn(2, config["text_2"]["projection_dim"], generator=generator)
+        extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.full((2, 6), 64.0)}
+    if unet.config.time_cond_proj_dim:
+        extra["timestep_cond"] = torch.randn(2, unet.config.time_cond_proj_dim, generator=generator)
+    scale_output(unet, unet.conv_out, lambda m: m(x, torch.tensor([500, 200]), context, **extra).sample, 0.9)
     round_weights(unet, dtype)
     unet.save_config(out)
     save(unet, out, "diffusion_pytorch_model.safetensors", dtype)
@@ -111,22 +126,35 @@ def make_vae(config, dtype, generator, out):
     save(vae, out, "diffusion_pytorch_model.safetensors", dtype)
 
 
+def write_index(config, out):
+    two = "text_2" in config
+    index = {"_class_name": config.get("pipeline", "StableDiffusionPipeline"), "_diffusers_version": "0.30.0",
+             "feature_extractor": [None, None], "scheduler": ["diffusers", config["scheduler"]["_class_name"]],
+             "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+             "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    if two:
+        index |= {"force_zeros_for_empty_prompt": True, "image_encoder": [None, None],
+                  "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+                  "tokenizer_2": ["transformers", "CLIPTokenizer"]}
+    else:
+        index |= {"requires_safety_checker": False, "safety_checker": [None, None]}
+    write_json(os.path.join(out, "model_index.json"), dict(sorted(index.items())))
+
+
 def make_model(config, seed, out, dtype_name=None):
     dtype = DTYPES[dtype_name or config["dtype"]]
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    _, vocab = write_tokenizer(os.path.join(out, "tokenizer"), config["pad_token"])
-    make_text(config, vocab, dtype, generator, os.path.join(out, "text_encoder"))
+    for part, suffix in (("text", ""), ("text_2", "_2")):
+        if part in config:
+            pad = config["pad_token" + suffix]
+            _, vocab = write_tokenizer(os.path.join(out, "tokenizer" + suffix), pad)
+            make_text(config, part, pad, vocab, dtype, generator, os.path.join(out, "text_encoder" + suffix))
     make_unet(config, dtype, generator, os.path.join(out, "unet"))
     make_vae(config, dtype, generator, os.path.join(out, "vae"))
     write_json(os.path.join(out, "scheduler", "scheduler_config.json"),
                dict(config["scheduler"], _diffusers_version="0.30.0"))
-    write_json(os.path.join(out, "model_index.json"), {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30.0",
-        "feature_extractor": [None, None], "requires_safety_checker": False, "safety_checker": [None, None],
-        "scheduler": ["diffusers", config["scheduler"]["_class_name"]],
-        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]})
+    write_index(config, out)
 
 
 def main():
