@@ -35,10 +35,18 @@ double engine_estimate_seconds(struct engine *e, double flops);
 /* --- text ------------------------------------------------------------------------------------------ */
 struct lora_stack;
 struct adapter; /* engine/adapter.h */
+/* A learnt word's vector in place of a token's. */
+struct text_splice {
+    int at;                                  /* window * tokens of a window + position */
+    const float *vectors[MODEL_MAX_TEXTS];   /* [width] per text encoder */
+};
 struct text_params {
     int skip; /* clip skip minus one */
     const struct adapter *adapter; /* LoRAs on the text encoder; NULL: none */
     const float *strength;         /* [adapters], the same for every prompt */
+    const bool *unseen;            /* [n][window]: tokens that no token looks at; NULL: none */
+    const struct text_splice *splices;
+    int n_splices;
 };
 /* Encodes n windows. ids: per text encoder [n][window]; out [n][window][model_context_dim], the encoders side by side;
  * pooled [n][model_pooled_dim], or NULL. Loads the text encoders if need be. */

@@ -41,6 +41,41 @@ static void write_strength(const struct run *r, struct gpu_program *prog, const 
     gpu_program_write(prog, binding->strength, columns);
 }
 
+/* Inputs for masks and learnt words, where a prompt has them. */
+static void declare_extras(const struct run *r, struct graph *g, struct clip_extras *x) {
+    *x = (struct clip_extras){-1, -1, -1, -1, -1};
+    struct shape s = {r->n, 1, r->tokens, 4};
+    if (r->params->unseen) x->unseen = graph_io(g, "unseen", s), x->one = graph_io(g, "one", s);
+    if (!r->params->n_splices) return;
+    s.c = r->text->cfg.width;
+    x->keep = graph_io(g, "keep", s), x->own = graph_io(g, "own", s);
+    s.c = 1;
+    x->places = graph_io(g, "places", s);
+}
+
+static void write_extras(const struct run *r, struct gpu_program *prog, const struct clip_extras *x, struct arena *a) {
+    size_t rows = (size_t)r->n * (size_t)r->tokens, width = (size_t)r->text->cfg.width;
+    if (x->unseen >= 0) {
+        float *unseen = arena_alloc_n(a, rows, 4 * sizeof *unseen), *one = arena_alloc_n(a, rows, 4 * sizeof *one);
+        for (size_t i = 0; i < rows; i++) unseen[4 * i] = r->params->unseen[i] ? CLIP_UNSEEN : 0, one[4 * i] = 1;
+        gpu_program_write(prog, x->unseen, unseen);
+        gpu_program_write(prog, x->one, one);
+    }
+    if (x->own < 0) return;
+    float *keep = arena_alloc_n(a, rows * width, sizeof *keep), *own = arena_alloc_n(a, rows * width, sizeof *own);
+    float *places = arena_alloc_n(a, rows, sizeof *places);
+    for (size_t i = 0; i < rows; i++) places[i] = (float)(i % (size_t)r->tokens);
+    for (size_t i = 0; i < rows * width; i++) keep[i] = 1;
+    for (int k = 0; k < r->params->n_splices; k++) {
+        const struct text_splice *s = &r->params->splices[k];
+        memset(keep + (size_t)s->at * width, 0, width * sizeof *keep);
+        memcpy(own + (size_t)s->at * width, s->vectors[r->which], width * sizeof *own);
+    }
+    gpu_program_write(prog, x->keep, keep);
+    gpu_program_write(prog, x->own, own);
+    gpu_program_write(prog, x->places, places);
+}
+
 /* hidden [n][tokens][width] and, if asked for, pooled [n][projection_dim]; memory from a. */
 static bool encode(const struct run *r, const int32_t *ids, struct arena *a, float **hidden, float **pooled, struct error *err) {
     struct engine *e = r->e;
@@ -50,7 +85,9 @@ static bool encode(const struct run *r, const int32_t *ids, struct arena *a, flo
     struct lora_binding binding = {.strength = -1};
     if (adapter) lora_stack_bind(adapter->stack, adapter->models[LORA_TEXT + r->which], g, "adapter", r->n, &binding);
     struct nn_ctx c = nn_begin(g, r->text->params, adapter ? &binding.hook : NULL, r->text->part);
-    struct clip_inputs in = {graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1};
+    struct clip_extras extras;
+    declare_extras(r, g, &extras);
+    struct clip_inputs in = {graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1, &extras};
     if (r->pooled) in.eos = graph_io(g, "ends", (struct shape){r->n, 1, 1, 1});
     struct clip_params cp = engine_clip_params(e->model, r->params->skip);
     struct clip_outputs out = {-1, -1};
@@ -62,6 +99,7 @@ static bool encode(const struct run *r, const int32_t *ids, struct arena *a, flo
     struct gpu_program *prog = engine_program(e, g, "Encoding the prompt", part, &extra, adapter != NULL, NULL, err);
     if (!prog) return false;
     write_inputs(r, prog, &in, ids, a);
+    write_extras(r, prog, &extras, a);
     if (binding.strength >= 0) write_strength(r, prog, &binding, a);
     bool ok = gpu_program_run(prog, err);
     if (ok) {

@@ -1,27 +1,32 @@
-#include "textenc/clip_build.h"
+#include "textenc/clip_extras.h"
 
 #include <math.h>
 
 const struct nn_alias clip_aliases[] = {{"text_model.", ""}};
 const int clip_n_aliases = sizeof clip_aliases / sizeof *clip_aliases;
 
-static int embed(struct nn_ctx *c, const struct clip_config *cfg, int ids) {
+static int embed(struct nn_ctx *c, const struct clip_config *cfg, int ids, const struct clip_extras *extras) {
     size_t mark = graph_push(c->g, "text_model.embeddings");
     int tokens = nn_param(c, "token_embedding.weight", (struct shape){1, 1, cfg->vocabulary, cfg->width});
     int positions =
         nn_param(c, "position_embedding.weight", (struct shape){1, 1, cfg->positions, cfg->width});
-    int x = c->g->failed ? -1 : graph_embed(c->g, ids, tokens, positions);
+    int x = -1;
+    if (c->g->failed) return graph_pop(c->g, mark), -1;
+    if (extras && extras->own >= 0) x = clip_embed_own(c->g, ids, tokens, positions, extras);
+    else x = graph_embed(c->g, ids, tokens, positions);
     graph_pop(c->g, mark);
     return x;
 }
 
-static int attention(struct nn_ctx *c, const struct clip_config *cfg, int x, int res) {
+static int attention(struct nn_ctx *c, const struct clip_config *cfg, const struct clip_extras *extras, int x, int res) {
     size_t mark = graph_push(c->g, "self_attn");
     int q = nn_linear(c, "q_proj", x, cfg->width, true, -1);
     int k = nn_linear(c, "k_proj", x, cfg->width, true, -1);
     int v = nn_linear(c, "v_proj", x, cfg->width, true, -1);
     float scale = 1 / sqrtf((float)(cfg->width / cfg->heads));
-    int o = c->g->failed ? -1 : graph_attention(c->g, q, k, v, cfg->heads, scale, true);
+    int o = -1;
+    if (extras && extras->unseen >= 0) o = clip_attention_unseen(c->g, cfg, q, k, v, scale, extras);
+    else if (!c->g->failed) o = graph_attention(c->g, q, k, v, cfg->heads, scale, true);
     o = nn_linear(c, "out_proj", o, cfg->width, true, res);
     graph_pop(c->g, mark);
     return o;
@@ -36,11 +41,11 @@ static int mlp(struct nn_ctx *c, const struct clip_config *cfg, int x, int res) 
     return h;
 }
 
-static int layer(struct nn_ctx *c, const struct clip_config *cfg, int index, int x) {
+static int layer(struct nn_ctx *c, const struct clip_config *cfg, const struct clip_extras *extras, int index, int x) {
     size_t mark = graph_push(c->g, "text_model.encoder.layers.%d", index);
     graph_segment_begin(c->g);
     int h = nn_layer_norm(c, "layer_norm1", x, cfg->norm_eps);
-    x = attention(c, cfg, h, x);
+    x = attention(c, cfg, extras, h, x);
     h = nn_layer_norm(c, "layer_norm2", x, cfg->norm_eps);
     x = mlp(c, cfg, h, x);
     graph_segment_end(c->g);
@@ -71,10 +76,10 @@ bool clip_build(struct nn_ctx *c, const struct clip_config *cfg, const struct cl
                    graph_shape(c->g, in->ids).w);
         return false;
     }
-    int x = embed(c, cfg, in->ids);
+    int x = embed(c, cfg, in->ids, in->extras);
     int chosen = -1, last = in->eos >= 0 ? cfg->layers : cfg->layers - p->skip;
     for (int i = 0; i < last; i++) {
-        x = layer(c, cfg, i, x);
+        x = layer(c, cfg, in->extras, i, x);
         if (i + 1 == cfg->layers - p->skip) chosen = x;
     }
     bool shared = !p->no_final_norm && chosen == x;

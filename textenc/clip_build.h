@@ -7,9 +7,19 @@
 extern const struct nn_alias clip_aliases[];
 extern const int clip_n_aliases;
 
+/* What prompts may want of the tower beyond tokens; each -1 if not wanted. */
+struct clip_extras {
+    int unseen;    /* {n,1,T,4}: channel 0 is CLIP_UNSEEN for tokens that no token may look at, else 0; the others 0 */
+    int one;       /* {n,1,T,4}: channel 0 is 1, the others 0; needed with unseen. Heads must be a multiple of 4 wide. */
+    int keep, own; /* {n,1,T,width}: token embeddings become embedding*keep + own (learnt words), before positions */
+    int places;    /* {n,1,T,1}: 0, 1, .. T-1 in every window; needed with own */
+};
+#define CLIP_UNSEEN (-60000.0f) /* a weight of 0 after the softmax, and a number in f16 */
+
 struct clip_inputs {
     int ids; /* {n,1,T,1} whole numbers below the vocabulary, T <= positions */
     int eos; /* {n,1,1,1}: for image i, i*T + place of its end token; -1: no pooled result */
+    const struct clip_extras *extras; /* NULL: none */
 };
 struct clip_params {
     int skip;           /* layers left out at the end for `hidden` (clip skip N: N-1; SDXL: 1) */

@@ -1,0 +1,144 @@
+#include "engine/guide.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/arena.h"
+#include "diffusion/guidance.h"
+
+/* One conditioning in the course of the steps: a term of AND, or the negative prompt. */
+struct term {
+    struct prompt_stage *stages;
+    int n_stages;
+    double weight;
+};
+struct plan {
+    struct arena *a;
+    const struct guide_params *p;
+    struct term *terms; /* the negative prompt first, if guided */
+    int n;
+    const char **texts; /* all different texts of the stages; NULL: the negative prompt that was not given */
+    int n_texts;
+};
+
+static struct term single(struct arena *a, const char *text, int n_steps, double weight) {
+    struct prompt_stage *stage = arena_alloc(a, sizeof *stage);
+    *stage = (struct prompt_stage){n_steps, text};
+    return (struct term){stage, 1, weight};
+}
+
+static struct term edited(const struct plan *l, const char *text, double weight) {
+    if (l->p->style != PROMPT_A1111) return single(l->a, text, l->p->n_steps, weight);
+    struct term t = {.weight = weight};
+    t.n_stages = prompt_schedule(l->a, text, l->p->n_steps, &t.stages);
+    return t;
+}
+
+/* A1111 takes an empty negative prompt for one that was not given. */
+static struct term negative_term(const struct plan *l) {
+    const char *text = l->p->negative;
+    if (!text || (l->p->style == PROMPT_A1111 && !*text)) return single(l->a, NULL, l->p->n_steps, 0);
+    return edited(l, text, 0);
+}
+
+static void make_terms(struct plan *l) {
+    struct prompt_term whole = {l->p->prompt, 1}, *and = &whole;
+    int n = l->p->style == PROMPT_A1111 ? prompt_split_and(l->a, l->p->prompt, &and) : 1;
+    bool own_base = n == 1 && and[0].weight == 1; /* else the sum is one of differences from the negative prompt */
+    l->terms = arena_alloc_n(l->a, (size_t)n + 1, sizeof *l->terms);
+    if (l->p->guided || !own_base) l->terms[l->n++] = negative_term(l);
+    for (int i = 0; i < n; i++) l->terms[l->n++] = edited(l, and[i].text, and[i].weight);
+}
+
+static bool same_text(const char *a, const char *b) { return a && b ? !strcmp(a, b) : a == b; }
+
+static int text_index(const struct plan *l, const char *text) {
+    for (int i = 0; i < l->n_texts; i++)
+        if (same_text(l->texts[i], text)) return i;
+    return -1;
+}
+
+static void collect_texts(struct plan *l) {
+    int most = 0;
+    for (int i = 0; i < l->n; i++) most += l->terms[i].n_stages;
+    l->texts = arena_alloc_n(l->a, (size_t)most, sizeof *l->texts);
+    for (int i = 0; i < l->n; i++)
+        for (int k = 0; k < l->terms[i].n_stages; k++)
+            if (text_index(l, l->terms[i].stages[k].text) < 0) l->texts[l->n_texts++] = l->terms[i].stages[k].text;
+}
+
+static const char *text_at(const struct term *t, int step) {
+    int k = 0;
+    while (t->stages[k].last <= step) k++;
+    return t->stages[k].text;
+}
+
+/* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). */
+static void make_shares(const struct plan *l, struct guide *g) {
+    int first = l->n > 1 ? 1 : 0;
+    double sum = 0;
+    for (int i = first; i < l->n; i++) g->goal[i] = (float)l->terms[i].weight, sum += l->terms[i].weight;
+    if (first) g->base[0] = 1, g->goal[0] = (float)(1 - sum);
+}
+
+bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *g, struct error *err) {
+    struct plan l = {.a = a, .p = params};
+    make_terms(&l);
+    collect_texts(&l);
+    size_t n = (size_t)l.n, steps = (size_t)params->n_steps, adapters = (size_t)params->n_adapters;
+    *g = (struct guide){.params = *params, .images = l.n, .n_contexts = l.n_texts};
+    g->contexts = arena_alloc_n(a, (size_t)l.n_texts, sizeof *g->contexts);
+    if (!prompter_encode(p, l.texts, l.n_texts, params->strength, a, g->contexts, err)) return false;
+    g->tokens = g->contexts[0].tokens;
+    g->context_of = arena_alloc_n(a, steps * n, sizeof *g->context_of);
+    g->strengths = arena_alloc_n(a, steps * n, (adapters + 1) * sizeof *g->strengths);
+    g->base = arena_alloc_n(a, n, sizeof *g->base), g->goal = arena_alloc_n(a, n, sizeof *g->goal);
+    for (size_t s = 0; s < steps; s++)
+        for (size_t i = 0; i < n; i++) {
+            g->context_of[s * n + i] = text_index(&l, text_at(&l.terms[i], (int)s));
+            if (adapters) memcpy(g->strengths + (s * n + i) * adapters, params->strength, adapters * sizeof *g->strengths);
+        }
+    make_shares(&l, g);
+    return true;
+}
+
+bool guide_changes_context(const struct guide *g, int before, int step) {
+    size_t n = (size_t)g->images;
+    return before < 0 || memcmp(g->context_of + (size_t)before * n, g->context_of + (size_t)step * n, n * sizeof *g->context_of);
+}
+
+bool guide_changes_strength(const struct guide *g, int before, int step) {
+    size_t n = (size_t)g->images * (size_t)g->params.n_adapters;
+    return n && (before < 0 || memcmp(g->strengths + (size_t)before * n, g->strengths + (size_t)step * n, n * sizeof *g->strengths));
+}
+
+void guide_fill(const struct guide *g, const struct model *m, int step, float *context, float *pooled) {
+    size_t rows = (size_t)g->tokens * (size_t)model_context_dim(m), width = (size_t)model_pooled_dim(m);
+    for (int i = 0; i < g->images; i++) {
+        const struct prompt_context *c = &g->contexts[g->context_of[step * g->images + i]];
+        memcpy(context + (size_t)i * rows, c->rows, rows * sizeof *context);
+        memcpy(pooled + (size_t)i * width, c->pooled, width * sizeof *pooled);
+    }
+}
+
+static void mix(const float *share, const float *answers, int images, size_t n, float *out) {
+    bool first = true;
+    for (int i = 0; i < images; i++) {
+        if (share[i] == 0) continue;
+        const float *x = answers + (size_t)i * n;
+        for (size_t k = 0; k < n; k++) out[k] = first ? share[i] * x[k] : out[k] + share[i] * x[k];
+        first = false;
+    }
+    if (first) memset(out, 0, n * sizeof *out);
+}
+
+void guide_combine(const struct guide *g, const float *answers, size_t n, float *scratch, float *out) {
+    mix(g->goal, answers, g->images, n, scratch);
+    if (g->images == 1) {
+        memcpy(out, scratch, n * sizeof *out);
+        return;
+    }
+    mix(g->base, answers, g->images, n, out);
+    guidance_combine(out, out, scratch, n, g->params.guided ? g->params.cfg : 1);
+    if (g->params.rescale > 0) guidance_rescale(out, scratch, 1, n, g->params.rescale);
+}

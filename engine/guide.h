@@ -1,0 +1,33 @@
+#pragma once
+/* What the UNet is told at every step of one picture, and how its answers become one prediction. The UNet looks at `images` pairs
+ * of context and strengths at once; plain guidance is two of them. Text editing, AND and strengths that change only
+ * change which pair stands where. */
+#include "engine/prompt.h"
+
+struct guide_params {
+    const char *prompt, *negative; /* negative NULL: not given (prompter_encode) */
+    enum prompt_style style;
+    int n_steps;
+    float cfg, rescale;
+    bool guided;           /* with a negative prompt; else the prompt alone */
+    int n_adapters;
+    const float *strength; /* [n_adapters] */
+};
+struct guide {
+    struct guide_params params;
+    int images, tokens;
+    struct prompt_context *contexts;
+    int n_contexts;
+    int *context_of;    /* [n_steps][images] */
+    float *strengths;   /* [n_steps][images][n_adapters] */
+    float *base, *goal; /* [images]: shares of each answer in the two that guidance joins, base + cfg*(goal - base) */
+};
+/* Encodes what the steps need. Everything lives in `a`. */
+bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *out, struct error *err);
+/* Whether the UNet must be told anew at `step` (from 0), having been told for step `before` (-1: nothing). */
+bool guide_changes_context(const struct guide *g, int before, int step);
+bool guide_changes_strength(const struct guide *g, int before, int step);
+/* What to tell it: context [images][tokens][dim], pooled [images][pooled_dim]. */
+void guide_fill(const struct guide *g, const struct model *m, int step, float *context, float *pooled);
+/* answers [images][n] -> out [n]; out and scratch [n] must not overlap answers. */
+void guide_combine(const struct guide *g, const float *answers, size_t n, float *scratch, float *out);
