@@ -7,6 +7,7 @@
 #include "base/os.h"
 #include "diffusion/guidance.h"
 #include "diffusion/sampler.h"
+#include "engine/guide.h"
 
 struct generator {
     struct arena *arena;
@@ -15,16 +16,19 @@ struct generator {
     struct schedule *schedule;
     struct denoiser *unet;
     struct vae_session *vae;
-    int lw, lh, channels, images; /* latent size; pictures per UNet run: 2 with guidance */
-    int tokens, width;
-    int32_t *ids[MODEL_MAX_TEXTS]; /* [2][tokens]: negative, prompt */
-    float *context;       /* [2][tokens][width] */
-    float *pooled;        /* [2][model_pooled_dim] */
-    float *strength;      /* [images][adapters] */
+    struct prompter *prompter;
+    int lw, lh, channels; /* latent size */
+    bool guided;
+    struct guide guide;   /* of the picture being drawn */
+    struct arena *shape_arena; /* what depends on the guide's images and tokens; NULL before the first picture */
+    int images, tokens;
+    int told;             /* step that the UNet was last told about, -1: none */
+    float *context;       /* [images][tokens][model_context_dim] */
+    float *pooled;        /* [images][model_pooled_dim] */
+    float *time_ids;      /* [images][6] */
     float *x, *out, *t;   /* UNet side, [images][h][w][c] */
-    float *prediction;    /* sampler side, [c][h][w] */
-    char *encoded_prompt, *encoded_negative; /* what `context` and `pooled` hold; encoded_negative NULL: zeros */
-    float *encoded_strength;
+    float *answers;       /* sampler side, [images][c][h][w] */
+    float *scratch, *prediction; /* [c][h][w] */
     double created, first_step;
 };
 
@@ -49,18 +53,29 @@ static bool make_schedule(struct generator *g, struct error *err) {
     return g->schedule != NULL;
 }
 
-static void allocate(struct generator *g) {
-    struct arena *a = g->arena;
-    size_t n = (size_t)latent_values(g), adapters = g->params.adapter ? (size_t)g->params.adapter->n : 0;
-    for (int i = 0; i < g->e->model->n_texts; i++) g->ids[i] = arena_alloc(a, 2 * (size_t)g->tokens * sizeof *g->ids[i]);
-    g->context = arena_alloc(a, 2 * (size_t)g->tokens * (size_t)g->width * sizeof(float));
-    g->pooled = arena_alloc(a, 2 * ((size_t)model_pooled_dim(g->e->model) + 1) * sizeof(float));
-    g->strength = arena_alloc(a, 2 * (adapters + 1) * sizeof(float));
-    g->encoded_strength = arena_alloc(a, (adapters + 1) * sizeof(float));
-    g->x = arena_alloc(a, 2 * n * sizeof(float));
-    g->out = arena_alloc(a, 2 * n * sizeof(float));
-    g->t = arena_alloc(a, 2 * sizeof(float));
-    g->prediction = arena_alloc(a, 2 * n * sizeof(float));
+/* The UNet for that many images of that many tokens; most pictures of a run need the same. */
+static bool shape_unet(struct generator *g, int images, int tokens, struct error *err) {
+    g->told = -1;
+    if (g->unet && g->images == images && g->tokens == tokens) return true;
+    denoiser_destroy(&g->unet);
+    arena_destroy(&g->shape_arena);
+    struct arena *a = g->shape_arena = arena_create(g->arena);
+    const struct model *m = g->e->model;
+    size_t n = (size_t)images, values = (size_t)latent_values(g);
+    g->images = images, g->tokens = tokens;
+    g->context = arena_alloc_n(a, n * (size_t)tokens, (size_t)model_context_dim(m) * sizeof(float));
+    g->pooled = arena_alloc_n(a, n, ((size_t)model_pooled_dim(m) + 1) * sizeof(float));
+    g->x = arena_alloc_n(a, n * values, sizeof(float));
+    g->out = arena_alloc_n(a, n * values, sizeof(float));
+    g->t = arena_alloc_n(a, n, sizeof(float));
+    g->answers = arena_alloc_n(a, n * values, sizeof(float));
+    struct denoiser_params dp = {images, g->lw, g->lh, tokens, g->params.adapter};
+    if (!(g->unet = denoiser_create(g->e, &dp, err))) return false;
+    float h = (float)g->params.h, w = (float)g->params.w;
+    g->time_ids = arena_alloc_n(a, n, 6 * sizeof(float));
+    for (size_t i = 0; i < n; i++) memcpy(g->time_ids + 6 * i, (float[]){h, w, 0, 0, h, w}, 6 * sizeof(float));
+    denoiser_set_guidance(g->unet, g->params.cfg);
+    return true;
 }
 
 struct generator *generator_create(struct engine *e, const struct generate_params *p, struct error *err) {
@@ -77,12 +92,12 @@ struct generator *generator_create(struct engine *e, const struct generate_param
     }
     g->lw = p->w / f, g->lh = p->h / f, g->channels = e->model->vae.latent_channels;
     /* A consistency model's UNet applies the guidance by itself. */
-    g->images = guidance_is_needed(p->cfg) && !e->model->unet.time_cond_dim ? 2 : 1;
-    g->tokens = model_window(e->model), g->width = model_context_dim(e->model);
-    allocate(g);
-    if (!make_schedule(g, err)) goto fail;
-    struct denoiser_params dp = {g->images, g->lw, g->lh, g->tokens, p->adapter};
-    if (!(g->unet = denoiser_create(e, &dp, err)) || !(g->vae = vae_session_create(e, false, 1, p->w, p->h, err))) goto fail;
+    g->guided = guidance_is_needed(p->cfg) && !e->model->unet.time_cond_dim;
+    g->scratch = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
+    g->prediction = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
+    struct prompter_params pp = {.style = p->prompt_style, .clip_skip = p->clip_skip, .adapter = p->adapter};
+    if (!make_schedule(g, err) || !(g->prompter = prompter_create(e, &pp, err))) goto fail;
+    if (!(g->vae = vae_session_create(e, false, 1, p->w, p->h, err))) goto fail;
     return g;
 fail:
     generator_destroy(&g);
@@ -94,58 +109,24 @@ void generator_destroy(struct generator **p) {
     if (!g) return;
     *p = NULL;
     denoiser_destroy(&g->unet);
+    prompter_destroy(&g->prompter);
     vae_session_destroy(&g->vae);
     schedule_destroy(&g->schedule);
     struct arena *a = g->arena;
     arena_destroy(&a);
 }
 
-/* Every text encoder's window of one text; what is dropped is said once. */
-static void window(struct generator *g, const char *text, int which, const char *what) {
-    const struct model *m = g->e->model;
-    struct tokenizer_cut cut;
-    for (int i = 0; i < m->n_texts; i++)
-        tokenizer_encode_window(m->texts[i].tokenizer, text, g->ids[i] + which * g->tokens, &cut);
-    if (cut.n_dropped)
-        log_warn("the %s has %zu tokens and the model looks at %d; dropped: \"%s\"", what, cut.n_tokens, g->tokens - 2, cut.text);
-}
-
-static bool is_encoded(const struct generator *g, const char *prompt, const char *negative) {
-    const struct adapter *adapter = g->params.adapter;
-    bool same_words = g->encoded_prompt && !strcmp(g->encoded_prompt, prompt) && !g->encoded_negative == !negative &&
-                      (!negative || !strcmp(g->encoded_negative, negative));
-    return same_words && (!adapter || !adapter_touches_text(adapter) ||
-                          !memcmp(g->encoded_strength, g->strength, (size_t)adapter->n * sizeof(float)));
-}
-
-/* Embeddings are kept while the words, and the strengths of LoRAs on the text encoders, stay the same. */
-static bool encode(struct generator *g, const struct generate_picture *p, struct error *err) {
-    const struct adapter *adapter = g->params.adapter;
-    bool zeros = !p->negative && g->e->model->zeros_for_empty;
-    const char *negative = p->negative ? p->negative : zeros ? NULL : "";
-    if (is_encoded(g, p->prompt, negative)) return true;
-    window(g, negative ? negative : "", 0, "negative prompt");
-    window(g, p->prompt, 1, "prompt");
-    struct text_params tp = {.adapter = adapter, .strength = g->strength};
-    if (!engine_encode_text(g->e, (const int32_t *const *)g->ids, 2, &tp, g->context, g->pooled, err)) return false;
-    if (zeros) {
-        memset(g->context, 0, (size_t)g->tokens * (size_t)g->width * sizeof(float));
-        memset(g->pooled, 0, (size_t)model_pooled_dim(g->e->model) * sizeof(float));
+/* Tells the UNet what is new at this step. */
+static void tell(struct generator *g, int step) {
+    const struct guide *u = &g->guide;
+    if (guide_changes_context(u, g->told, step)) {
+        guide_fill(u, g->e->model, step, g->context, g->pooled);
+        denoiser_set_context(g->unet, g->context);
+        denoiser_set_added(g->unet, g->pooled, g->time_ids);
     }
-    g->encoded_prompt = arena_strdup(g->arena, p->prompt);
-    g->encoded_negative = negative ? arena_strdup(g->arena, negative) : NULL;
-    if (adapter) memcpy(g->encoded_strength, g->strength, (size_t)adapter->n * sizeof(float));
-    return true;
-}
-
-/* What stays the same through all steps of a picture. */
-static void condition(struct generator *g) {
-    int skip = g->images == 2 ? 0 : 1; /* without guidance the prompt alone */
-    float h = (float)g->params.h, w = (float)g->params.w;
-    float time_ids[2][6] = {{h, w, 0, 0, h, w}, {h, w, 0, 0, h, w}};
-    denoiser_set_context(g->unet, g->context + (size_t)skip * (size_t)g->tokens * (size_t)g->width);
-    denoiser_set_added(g->unet, g->pooled + skip * model_pooled_dim(g->e->model), time_ids[0]);
-    denoiser_set_guidance(g->unet, g->params.cfg);
+    if (guide_changes_strength(u, g->told, step))
+        denoiser_set_strength(g->unet, u->strengths + (size_t)step * (size_t)u->images * (size_t)u->params.n_adapters);
+    g->told = step;
 }
 
 /* An inpainting model without a picture: everything is masked, and the masked picture is grey. */
@@ -158,10 +139,10 @@ static bool blank_extra(struct generator *g, struct rng *rng, struct error *err)
     struct arena *a = arena_create(NULL);
     float *grey = arena_alloc_n(a, (size_t)g->params.w * (size_t)g->params.h, 3 * sizeof *grey);
     float *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments), *z = arena_alloc_n(a, (size_t)(pixels * c), sizeof *z);
-    float *extra = arena_alloc_n(a, 2 * (size_t)pixels, (size_t)n * sizeof *extra);
+    float *extra = arena_alloc_n(a, (size_t)(g->images * pixels), (size_t)n * sizeof *extra);
     bool ok = vae_session_encode_values(s, grey, moments, err);
     rng_randn(rng, z, (size_t)(pixels * c)); /* after the picture's noise, as in the reference pipeline */
-    for (int i = 0; i < 2 * pixels; i++) {
+    for (int i = 0; i < g->images * pixels; i++) {
         const float *m = moments + (size_t)(i % pixels) * 2 * (size_t)c;
         float *dst = extra + (size_t)i * (size_t)n;
         dst[0] = 1;
@@ -187,30 +168,34 @@ static void trace_latents(const struct generator *g, struct st_writer *w, int k,
     trace_f32(w, name, 4, (int64_t[]){1, g->channels, g->lh, g->lw}, chw);
 }
 
+/* As the first step sees it. */
 static void trace_text(const struct generator *g, struct st_writer *w) {
     const struct model *m = g->e->model;
     static const char *const names[MODEL_MAX_TEXTS] = {"token_ids", "token_ids_2"};
     if (!w) return;
-    for (int i = 0; i < m->n_texts; i++) st_writer_add(w, names[i], ST_I32, 2, (int64_t[]){2, g->tokens}, g->ids[i]);
-    trace_f32(w, "text_embedding", 3, (int64_t[]){2, g->tokens, g->width}, g->context);
-    if (model_pooled_dim(m)) trace_f32(w, "pooled_embedding", 2, (int64_t[]){2, model_pooled_dim(m)}, g->pooled);
+    struct arena *a = arena_create(NULL);
+    size_t tokens = (size_t)g->tokens;
+    for (int i = 0; i < m->n_texts; i++) {
+        int32_t *ids = arena_alloc_n(a, (size_t)g->images * tokens, sizeof *ids);
+        for (int k = 0; k < g->images; k++)
+            memcpy(ids + (size_t)k * tokens, g->guide.contexts[g->guide.context_of[k]].ids[i], tokens * sizeof *ids);
+        st_writer_add(w, names[i], ST_I32, 2, (int64_t[]){g->images, g->tokens}, ids);
+    }
+    arena_destroy(&a);
+    trace_f32(w, "text_embedding", 3, (int64_t[]){g->images, g->tokens, model_context_dim(m)}, g->context);
+    if (model_pooled_dim(m)) trace_f32(w, "pooled_embedding", 2, (int64_t[]){g->images, model_pooled_dim(m)}, g->pooled);
 }
 
 /* One model call with guidance: the sampler's x to its prediction, both in torch's order. */
 static bool predict(struct generator *g, const struct sampler_request *q, struct error *err) {
     size_t n = (size_t)latent_values(g);
+    if (q->step != g->told) tell(g, q->step);
     rows_from_chw(g, q->x, g->x);
-    if (g->images == 2) memcpy(g->x + n, g->x, n * sizeof(float));
-    g->t[0] = g->t[1] = q->t;
+    for (int i = 1; i < g->images; i++) memcpy(g->x + (size_t)i * n, g->x, n * sizeof(float));
+    for (int i = 0; i < g->images; i++) g->t[i] = q->t;
     if (!denoiser_run(g->unet, g->x, g->t, g->out, err)) return false;
-    if (g->images == 1) {
-        chw_from_rows(g, g->out, g->prediction);
-        return true;
-    }
-    chw_from_rows(g, g->out, g->prediction);
-    chw_from_rows(g, g->out + n, g->prediction + n);
-    guidance_combine(g->prediction, g->prediction, g->prediction + n, n, g->params.cfg);
-    if (g->params.rescale > 0) guidance_rescale(g->prediction, g->prediction + n, 1, n, g->params.rescale);
+    for (int i = 0; i < g->images; i++) chw_from_rows(g, g->out + (size_t)i * n, g->answers + (size_t)i * n);
+    guide_combine(&g->guide, g->answers, n, g->scratch, g->prediction);
     return true;
 }
 
@@ -231,14 +216,21 @@ static bool sample(struct generator *g, const struct generate_picture *p, const 
     return true;
 }
 
-bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
-                   struct error *err) {
+static bool prepare(struct generator *g, const struct generate_picture *p, struct arena *a, struct error *err) {
     int adapters = g->params.adapter ? g->params.adapter->n : 0;
-    for (int i = 0; i < g->images * adapters; i++) g->strength[i] = p->strength ? p->strength[i % adapters] : 1;
-    if (!encode(g, p, err)) return false;
-    condition(g);
-    if (adapters) denoiser_set_strength(g->unet, g->strength);
+    float *strength = arena_alloc_n(a, (size_t)adapters + 1, sizeof *strength);
+    for (int i = 0; i < adapters; i++) strength[i] = p->strength ? p->strength[i] : 1;
+    struct guide_params gp = {.prompt = p->prompt, .negative = p->negative, .style = g->params.prompt_style, .n_steps = g->params.steps,
+                              .cfg = g->params.cfg, .rescale = g->params.rescale, .guided = g->guided, .n_adapters = adapters,
+                              .strength = strength};
+    if (!guide_create(g->prompter, &gp, a, &g->guide, err) || !shape_unet(g, g->guide.images, g->guide.tokens, err)) return false;
+    tell(g, 0);
     trace_text(g, p->trace);
+    return true;
+}
+
+static bool draw(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
+                 struct arena *a, struct error *err) {
     struct rng rng;
     rng_seed(&rng, p->seed);
     struct sampler_params sp = {.schedule = g->schedule, .n_steps = g->params.steps, .n_images = 1,
@@ -248,13 +240,19 @@ bool generator_run(struct generator *g, const struct generate_picture *p, const 
     bool ok = sample(g, p, progress, s, &rng, err);
     if (ok) {
         rows_from_chw(g, sampler_x(s), g->x);
-        struct arena *a = arena_create(NULL);
         float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
         ok = vae_session_decode(g->vae, g->x, rgb, raw, err);
         if (ok) trace_f32(p->trace, "image", 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
-        arena_destroy(&a);
     }
     sampler_destroy(&s);
+    return ok;
+}
+
+bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
+                   struct error *err) {
+    struct arena *a = arena_create(g->arena);
+    bool ok = prepare(g, p, a, err) && draw(g, p, progress, rgb, a, err);
+    arena_destroy(&a);
     return ok;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 /* Pictures from prompts: text, sampling with guidance, decoding. One session serves many pictures of one
- * size; nothing is rebuilt between them. */
-#include "engine/adapter.h"
+ * size; nothing is rebuilt between them, unless a prompt is longer or has more terms than the one before. */
+#include "engine/prompt.h"
 #include "io/safetensors.h"
 
 struct generate_params {
@@ -11,13 +11,15 @@ struct generate_params {
     float eta;          /* ddim */
     const char *sampler, *schedule; /* NULL: ddim, default */
     const struct adapter *adapter;  /* NULL: none */
+    enum prompt_style prompt_style;
+    int clip_skip; /* engine/prompt.h */
 };
 struct generate_picture {
     const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */
     uint64_t seed;
     const float *strength; /* [adapter->n]; NULL: none */
-    struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding, latents_NNN, image;
-                              * SDXL: token_ids_2 and pooled_embedding too */
+    struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding (negative and prompt, or the prompt
+                              * alone without guidance), latents_NNN, image; SDXL: token_ids_2 and pooled_embedding too */
 };
 struct generate_progress { /* called after every step */
     void (*step)(void *ctx, int step, int n_steps);

@@ -12,7 +12,7 @@ struct term {
     int n_stages;
     double weight;
 };
-struct plan {
+struct terms {
     struct arena *a;
     const struct guide_params *p;
     struct term *terms; /* the negative prompt first, if guided */
@@ -27,7 +27,7 @@ static struct term single(struct arena *a, const char *text, int n_steps, double
     return (struct term){stage, 1, weight};
 }
 
-static struct term edited(const struct plan *l, const char *text, double weight) {
+static struct term edited(const struct terms *l, const char *text, double weight) {
     if (l->p->style != PROMPT_A1111) return single(l->a, text, l->p->n_steps, weight);
     struct term t = {.weight = weight};
     t.n_stages = prompt_schedule(l->a, text, l->p->n_steps, &t.stages);
@@ -35,13 +35,13 @@ static struct term edited(const struct plan *l, const char *text, double weight)
 }
 
 /* A1111 takes an empty negative prompt for one that was not given. */
-static struct term negative_term(const struct plan *l) {
+static struct term negative_term(const struct terms *l) {
     const char *text = l->p->negative;
     if (!text || (l->p->style == PROMPT_A1111 && !*text)) return single(l->a, NULL, l->p->n_steps, 0);
     return edited(l, text, 0);
 }
 
-static void make_terms(struct plan *l) {
+static void make_terms(struct terms *l) {
     struct prompt_term whole = {l->p->prompt, 1}, *and = &whole;
     int n = l->p->style == PROMPT_A1111 ? prompt_split_and(l->a, l->p->prompt, &and) : 1;
     bool own_base = n == 1 && and[0].weight == 1; /* else the sum is one of differences from the negative prompt */
@@ -52,13 +52,13 @@ static void make_terms(struct plan *l) {
 
 static bool same_text(const char *a, const char *b) { return a && b ? !strcmp(a, b) : a == b; }
 
-static int text_index(const struct plan *l, const char *text) {
+static int text_index(const struct terms *l, const char *text) {
     for (int i = 0; i < l->n_texts; i++)
         if (same_text(l->texts[i], text)) return i;
     return -1;
 }
 
-static void collect_texts(struct plan *l) {
+static void collect_texts(struct terms *l) {
     int most = 0;
     for (int i = 0; i < l->n; i++) most += l->terms[i].n_stages;
     l->texts = arena_alloc_n(l->a, (size_t)most, sizeof *l->texts);
@@ -74,7 +74,7 @@ static const char *text_at(const struct term *t, int step) {
 }
 
 /* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). */
-static void make_shares(const struct plan *l, struct guide *g) {
+static void make_shares(const struct terms *l, struct guide *g) {
     int first = l->n > 1 ? 1 : 0;
     double sum = 0;
     for (int i = first; i < l->n; i++) g->goal[i] = (float)l->terms[i].weight, sum += l->terms[i].weight;
@@ -82,7 +82,7 @@ static void make_shares(const struct plan *l, struct guide *g) {
 }
 
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *g, struct error *err) {
-    struct plan l = {.a = a, .p = params};
+    struct terms l = {.a = a, .p = params};
     make_terms(&l);
     collect_texts(&l);
     size_t n = (size_t)l.n, steps = (size_t)params->n_steps, adapters = (size_t)params->n_adapters;
