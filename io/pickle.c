@@ -211,6 +211,13 @@ static bool push_call(struct machine *m) {
     return push_sequence(m, PICKLE_CALL, (value[]){what, args}, 2);
 }
 
+/* What an object is given after it was made becomes the call's third item; other values have no use for it. */
+static bool set_attributes(struct machine *m) {
+    value state = pop(m), object = state ? top(m) : NULL;
+    if (!object || object->kind != PICKLE_CALL || object->n != 2) return object != NULL;
+    return extend(m, (struct pickle_value *)object, &state, 1);
+}
+
 static bool push_persistent(struct machine *m) {
     value id = pop(m);
     return id && push_sequence(m, PICKLE_PERSISTENT, &id, 1);
@@ -332,7 +339,7 @@ static bool run_container(struct machine *m, uint8_t op) {
     case OP_ADDITEMS: return add_marked(m, PICKLE_LIST);
     case OP_SETITEM: return add_one(m, PICKLE_DICT);
     case OP_SETITEMS: return add_marked(m, PICKLE_DICT);
-    case OP_BUILD: return pop(m) && top(m); /* attributes of an object: not kept */
+    case OP_BUILD: return set_attributes(m);
     case OP_BINPUT: return memo_op(m, true, 1);
     case OP_LONG_BINPUT: return memo_op(m, true, 4);
     case OP_MEMOIZE: return memo_put(m, m->n_memo);

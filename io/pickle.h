@@ -21,7 +21,7 @@ enum pickle_kind {
     PICKLE_LIST,   /* items[n]; also sets */
     PICKLE_DICT,   /* items[n]: key, value, key, value, ... in file order; may repeat keys */
     PICKLE_GLOBAL, /* text: "module.name" */
-    PICKLE_CALL,   /* items[0]: what to call, items[1]: the tuple of arguments */
+    PICKLE_CALL,   /* items[0]: what to call, items[1]: the tuple of arguments, items[2]: attributes, if any were set */
     PICKLE_PERSISTENT /* items[0]: something that the surrounding file explains */
 };
 struct pickle_value {

@@ -18,7 +18,8 @@ static const struct {
                 {"torch.ShortStorage", ST_I16}, {"torch.CharStorage", ST_I8}, {"torch.ByteStorage", ST_U8},
                 {"torch.BoolStorage", ST_BOOL}};
 static const char rebuild_tensor[] = "torch._utils._rebuild_tensor_v2",
-                  rebuild_parameter[] = "torch._utils._rebuild_parameter";
+                  rebuild_parameter[] = "torch._utils._rebuild_parameter",
+                  parameter_dict[] = "torch.nn.modules.container.ParameterDict"; /* textual inversion's first program */
 
 /* Names that training programs leave beside the weights. They stay words here; nothing is called or imported. */
 static const char *const inert[] = {"_codecs.encode", "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar",
@@ -35,7 +36,7 @@ static bool allowed(const char *name) {
         if (!strcmp(name, storages[i].name)) return true;
     for (size_t i = 0; i < sizeof inert / sizeof *inert; i++)
         if (!strcmp(name, inert[i])) return true;
-    return !strcmp(name, rebuild_tensor) || !strcmp(name, rebuild_parameter) || !strcmp(name, "collections.OrderedDict");
+    return !strcmp(name, rebuild_tensor) || !strcmp(name, rebuild_parameter) || !strcmp(name, parameter_dict) || !strcmp(name, "collections.OrderedDict");
 }
 
 struct reader {
@@ -186,6 +187,8 @@ static bool walk_item(struct reader *r, const char *prefix, const char *key, con
     if (++r->n_visits > MAX_VISITS || strlen(name) > 1000) return error_set(r->e, "it is nested deeper than weights are");
     if (pickle_is_call(v, rebuild_parameter, 1, &args)) v = args->items[0];
     if (pickle_is_call(v, rebuild_tensor, 4, &args)) return add_tensor(r, name, args);
+    if (pickle_is_call(v, parameter_dict, 0, &args) && v->n > 2 && pickle_get(v->items[2], "_parameters"))
+        v = pickle_get(v->items[2], "_parameters");
     if (depth == 0) add_meta(r, name, v);
     return walk(r, name, v, depth + 1);
 }
