@@ -109,7 +109,7 @@ void train_condition_given(struct trainer *t, const struct train_given *given, s
         const float *sizes = m->unet.added_dim ? given->time_ids + image * N_SIZES : NULL;
         if (!t->params.train_text_encoder) {
             memcpy(c->context + (size_t)b * each, given->context + image * each, each * sizeof(float));
-            place_added(t, b, given->pooled + image * n_pooled, sizes);
+            place_added(t, b, given->pooled ? given->pooled + image * n_pooled : NULL, sizes);
             continue;
         }
         for (int i = 0; i < m->n_texts; i++)

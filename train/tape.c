@@ -78,6 +78,8 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     return !remat || graph_remat(g, err);
 }
 
+enum { MAX_BINDINGS = 16 }; /* UNet, text encoders, banks of the adapter */
+
 static int bindings(struct trainer *t, struct gpu_binding *b) {
     struct tensor_set *set = t->adapter->stack->set;
     struct model *m = t->e->model;
@@ -201,7 +203,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     if (!(t->moment1 = gpu_set_create(e->dev, set, SET_MOMENT1, err))) return false;
     if (!(t->moment2 = gpu_set_create(e->dev, set, SET_MOMENT2, err))) return false;
     if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
-    struct gpu_binding b[8];
+    struct gpu_binding b[MAX_BINDINGS];
     struct gpu_program_params p = step_params(t);
     p.bindings = b, p.n_bindings = bindings(t, b);
     if (!(t->tape.prog = gpu_program_create(e->dev, t->tape.g, &p, err))) return false;
