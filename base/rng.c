@@ -1,6 +1,8 @@
 #include "base/rng.h"
+#include "base/half.h"
 #include <assert.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 enum { WORDS = 624, SHIFT = 397, BLOCK = 16 };
@@ -143,3 +145,36 @@ void rng_randn(struct rng *r, float *dst, size_t n) {
         normal_block(dst + n - BLOCK);
     }
 }
+
+static float to_f16(double x) { return half_to_float(half_from_float((float)x)); }
+
+static void normal_block_f16(struct rng *r, float *d) {
+    rng_rand(r, d, BLOCK);
+    normal_block(d);
+    for (int j = 0; j < BLOCK; j++) d[j] = to_f16(d[j]);
+}
+
+// Uniforms of 11 bits, and every intermediate value rounded.
+static void normal_block_f16_torch1(struct rng *r, float *d) {
+    for (int j = 0; j < BLOCK; j++) d[j] = (float)(rng_word(r) & 0x7ff) * 0x1p-11f;
+    for (int j = 0; j < BLOCK / 2; j++) {
+        float radius = to_f16(sqrtf(-2.0f * logf(to_f16(1.0f - d[j]))));
+        float theta = to_f16(2.0 * M_PI * d[j + 8]);
+        d[j] = to_f16(radius * cosf(theta));
+        d[j + 8] = to_f16(radius * sinf(theta));
+    }
+}
+
+static void randn_blocks(struct rng *r, float *dst, size_t n, void (*block)(struct rng *, float *), bool draws_tail) {
+    if (n < BLOCK) {
+        for (size_t i = 0; i < n; i++) dst[i] = to_f16(normal_small(r));
+        return;
+    }
+    for (size_t i = 0; i + BLOCK <= n; i += BLOCK) block(r, dst + i);
+    if (n % BLOCK == 0) return;
+    for (size_t i = draws_tail ? n % BLOCK : 0; i; i--) rng_word(r); // drawn, then replaced
+    block(r, dst + n - BLOCK);
+}
+
+void rng_randn_f16(struct rng *r, float *dst, size_t n) { randn_blocks(r, dst, n, normal_block_f16, false); }
+void rng_randn_f16_torch1(struct rng *r, float *dst, size_t n) { randn_blocks(r, dst, n, normal_block_f16_torch1, true); }

@@ -27,6 +27,11 @@ void rng_rand(struct rng *r, float *dst, size_t n);
 // call for 32 values is not two calls for 16: draw a tensor in one call, in the order of its elements.
 void rng_randn(struct rng *r, float *dst, size_t n);
 
+// torch.randn(dtype=float16) on the CPU, as floats. Torch 2.13's are rounded single precision values, with another
+// way of filling a count that is no multiple of 16; torch 1.13's come from coarser uniforms and are other values.
+void rng_randn_f16(struct rng *r, float *dst, size_t n);
+void rng_randn_f16_torch1(struct rng *r, float *dst, size_t n);
+
 // One value of torch.randint(0, n). n > 0.
 uint32_t rng_randint(struct rng *r, uint32_t n);
 

@@ -9,13 +9,13 @@
  *   use(sampler_x(s));
  *
  * A sampler may ask more often than once a step (q.step stays, q.call counts). Arithmetic is single precision
- * in diffusers' order of operations. Latents are torch's order, [n_images][c][h][w]: noise is drawn that way.
- * Not thread safe. */
+ * in the reference's order of operations: diffusers', or k-diffusion's for what diffusers lacks. Latents are torch's
+ * order, [n_images][c][h][w]: noise is drawn that way. Not thread safe. */
 #ifndef ATELIER_DIFFUSION_SAMPLER_H
 #define ATELIER_DIFFUSION_SAMPLER_H
 
 #include "base/error.h"
-#include "base/rng.h"
+#include "diffusion/noise_stream.h"
 #include "diffusion/schedule.h"
 
 #include <stddef.h>
@@ -26,9 +26,10 @@ struct sampler_params {
     const struct schedule *schedule; /* must outlive the sampler */
     int n_steps;
     size_t n_images, image_floats; /* x holds n_images * image_floats values */
-    struct rng *rngs;              /* caller's; the sampler advances them */
-    size_t n_rngs;                 /* 1: one draw for the whole batch; n_images: one generator per image */
-    float eta;                     /* ddim: share of fresh noise per step, 0 = deterministic */
+    struct noise_stream *noises;          /* caller's; the sampler advances them */
+    size_t n_noises;               /* 1: one draw for the whole batch; n_images: one stream per image */
+    bool has_eta;                  /* false: the sampler's own; true: refused by samplers that know none */
+    float eta;                     /* share of fresh noise per step, 0 = deterministic; tcd: its gamma */
 };
 
 /* What the model is to be called with. Pointers are the sampler's, valid until sampler_feed. */
@@ -37,7 +38,7 @@ struct sampler_request {
     float t;        /* time of the schedule, may be fractional */
     float sigma;    /* noise level of x before scaling */
     int step, n_steps;
-    int call; /* model calls made so far */
+    int call; /* model calls made since the start */
 };
 
 /* NULL for an unknown name or a schedule that this sampler cannot follow. */
@@ -48,10 +49,20 @@ void sampler_destroy(struct sampler **s);
 void sampler_start(struct sampler *s);
 void sampler_start_noise(struct sampler *s, const float *noise);
 
+/* Starts in the middle, from latents z0 noised to the level of step `first`, 0 <= first < sampler_steps. */
+void sampler_start_image(struct sampler *s, const float *z0, const float *noise, int first);
+
+/* Between a feed and the next request: where mask is 0, x becomes z0 noised to the level of that request (after the
+ * last feed: z0 itself), where it is 1, x stays. All have as many values as x. Inpainting as diffusers does it. */
+void sampler_blend(struct sampler *s, const float *z0, const float *noise, const float *mask);
+
+/* Steps of a full run: n_steps of the parameters, for pndm one more. */
+int sampler_steps(const struct sampler *s);
+
 bool sampler_next(struct sampler *s, struct sampler_request *q); /* false = finished */
 void sampler_feed(struct sampler *s, const float *model_output); /* as many values as x */
 
-const float *sampler_x(const struct sampler *s);  /* current latents; after the last feed, the result */
+const float *sampler_x(const struct sampler *s);  /* what the next request is about; after the last feed, the result */
 const float *sampler_x0(const struct sampler *s); /* the model's latest idea of the result, for previews */
 
 /* The i-th sampler's name and title for lists; NULL past the end. */

@@ -1,51 +1,30 @@
-/* DPM-Solver++ (2M): second order from two successive x0, midpoint form, on x = alpha x0 + s noise. */
+/* DPM-Solver++ (2M) (Lu et al., arXiv 2211.01095): second order from two successive x0, midpoint form, on
+ * x = alpha x0 + s noise. */
 #include "diffusion/sampler_priv.h"
 
 #include <math.h>
-#include <string.h>
 
 enum { FEW_STEPS = 15 }; /* below this the last step is first order for stability */
 
-struct level {
-    float alpha, s, lambda;
-};
-
-static struct level level_at(float sigma) {
-    float alpha = 1.0f / sqrtf(sigma * sigma + 1.0f), s = sigma * alpha;
-    return (struct level){alpha, s, logf(alpha) - logf(s)};
-}
-
-static void denoise(const struct sampler *s, struct level at, const float *out) {
-    switch (s->schedule->params.prediction) {
-    case SCHEDULE_PREDICT_EPSILON:
-        for (size_t i = 0; i < s->n; i++) s->x0[i] = (s->x[i] - at.s * out[i]) / at.alpha;
-        return;
-    case SCHEDULE_PREDICT_V:
-        for (size_t i = 0; i < s->n; i++) s->x0[i] = at.alpha * s->x[i] - at.s * out[i];
-        return;
-    case SCHEDULE_PREDICT_SAMPLE: memcpy(s->x0, out, s->n * sizeof *out); return;
-    }
-}
-
 static void feed(struct sampler *s, const float *out) {
     const float *sigma = s->steps->sigma + s->step;
-    struct level from = level_at(sigma[0]), to = level_at(sigma[1]);
+    struct sampler_level from = sampler_level(sigma[0]), to = sampler_level(sigma[1]);
     float h = to.lambda - from.lambda; /* infinite when the end is sigma 0: then x becomes x0 */
     float keep = to.s / from.s, gain = to.alpha * (expf(-h) - 1.0f);
     bool last = s->step == s->steps->n - 1;
     bool first_order = s->n_past == 0 || (last && (s->steps->n < FEW_STEPS || sigma[1] == 0));
-    denoise(s, from, out);
+    sampler_denoise_level(s, from, out, s->x0);
     if (first_order) {
         for (size_t i = 0; i < s->n; i++) s->x[i] = keep * s->x[i] - gain * s->x0[i];
     } else {
-        float inverse_r = 1.0f / ((from.lambda - level_at(sigma[-1]).lambda) / h), half = 0.5f * gain;
+        float inverse_r = 1.0f / ((from.lambda - sampler_level(sigma[-1]).lambda) / h), half = 0.5f * gain;
         const float *past = s->past[0];
         for (size_t i = 0; i < s->n; i++) {
             float slope = inverse_r * (s->x0[i] - past[i]);
             s->x[i] = keep * s->x[i] - gain * s->x0[i] - half * slope;
         }
     }
-    sampler_remember(s);
+    sampler_remember(s, s->x0);
     sampler_step_done(s);
 }
 

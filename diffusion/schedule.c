@@ -181,10 +181,13 @@ bool schedule_choose(struct schedule_params *p, const char *name, struct error *
         {"default", KEEP},
         {"karras", SIGMAS | SCHEDULE_SIGMAS_KARRAS},
         {"exponential", SIGMAS | SCHEDULE_SIGMAS_EXPONENTIAL},
+        {"beta", SIGMAS | SCHEDULE_SIGMAS_BETA},
+        {"normal", SIGMAS | SCHEDULE_SIGMAS_NORMAL},
+        {"simple", SIGMAS | SCHEDULE_SIGMAS_SIMPLE},
+        {"sgm_uniform", SIGMAS | SCHEDULE_SIGMAS_SGM_UNIFORM},
         {"trailing", SCHEDULE_SPACING_TRAILING},
         {"leading", SCHEDULE_SPACING_LEADING},
         {"linspace", SCHEDULE_SPACING_LINSPACE},
-        {"sgm_uniform", SIGMAS | SCHEDULE_SIGMAS_SGM_UNIFORM},
     };
     int value;
     if (!PARSE("schedule", table, name, &value, e)) return false;

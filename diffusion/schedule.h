@@ -23,12 +23,15 @@ enum schedule_spacing {
     SCHEDULE_SPACING_TRAILING,
 };
 
-/* How sigmas lie between the ends. SGM_UNIFORM replaces the spacing too. */
+/* How sigmas lie between the ends. The last three replace the spacing too. */
 enum schedule_sigmas {
     SCHEDULE_SIGMAS_SPACED, /* the table's values at the spaced times */
     SCHEDULE_SIGMAS_KARRAS,
     SCHEDULE_SIGMAS_EXPONENTIAL,
+    SCHEDULE_SIGMAS_BETA, /* quantiles of Beta(0.6, 0.6) between the ends (Lee et al., arXiv 2407.12173) */
     SCHEDULE_SIGMAS_SGM_UNIFORM,
+    SCHEDULE_SIGMAS_NORMAL, /* even times, log sigma interpolated: k-diffusion's own, A1111's Automatic and Uniform */
+    SCHEDULE_SIGMAS_SIMPLE, /* every (n_train / n)-th sigma of the table from the top (ComfyUI) */
 };
 
 /* Mirrors scheduler_config.json; {0} is what diffusers assumes of an empty one, except that nothing is
@@ -68,22 +71,27 @@ bool schedule_beta_parse(const char *name, enum schedule_beta *out, struct error
 bool schedule_prediction_parse(const char *name, enum schedule_prediction *out, struct error *e);
 bool schedule_spacing_parse(const char *name, enum schedule_spacing *out, struct error *e);
 
-/* Names of --schedule: default, karras, exponential, trailing, leading, linspace, sgm_uniform. Changes spacing
- * or sigmas of p; "default" leaves what the model's configuration said. */
+/* Names of --schedule: default, karras, exponential, beta, normal, simple, sgm_uniform, trailing, leading, linspace.
+ * Changes spacing or sigmas of p; "default" leaves what the model's configuration said. */
 bool schedule_choose(struct schedule_params *p, const char *name, struct error *e);
 
-/* Which of diffusers' spacing rules a sampler follows. */
+/* Which spacing rules a sampler follows: diffusers', or k-diffusion's where diffusers lacks the sampler. */
 enum schedule_family {
     SCHEDULE_FAMILY_DDIM,      /* whole times, no sigma list */
-    SCHEDULE_FAMILY_EULER,     /* fractional times */
-    SCHEDULE_FAMILY_MULTISTEP, /* whole times, spaced as if one more step followed */
+    SCHEDULE_FAMILY_PNDM,      /* likewise, the second time twice: n + 1 steps */
+    SCHEDULE_FAMILY_LCM,       /* n of the 50 times that consistency models were distilled on */
+    SCHEDULE_FAMILY_EULER,     /* fractional times; sigma lists begin and end at the spaced times */
+    SCHEDULE_FAMILY_DPM2,      /* likewise, but whole times with karras */
+    SCHEDULE_FAMILY_KDIFF,     /* fractional times; sigma lists span the whole table; starts at noise * sigma */
+    SCHEDULE_FAMILY_MULTISTEP, /* whole times, spaced as if one more step followed; lists span the whole table */
 };
+enum { SCHEDULE_LCM_TIMES = 50 };
 
 struct schedule_steps {
     struct arena *arena;
     int n;
-    float *t;         /* [n], falling; what the model is told */
-    float *sigma;     /* [n + 1], falling, the end appended; also filled for DDIM, which ignores it */
+    float *t;         /* [n], not rising; what the model is told */
+    float *sigma;     /* [n + 1], not rising, the end appended; also filled for families without, which ignore it */
     float init_sigma; /* start = standard normal noise times this (1 for samplers on x itself) */
 };
 struct schedule_steps *schedule_steps_create(const struct schedule *s, enum schedule_family family,

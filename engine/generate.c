@@ -130,7 +130,7 @@ static void tell(struct generator *g, int step) {
 }
 
 /* An inpainting model without a picture: everything is masked, and the masked picture is grey. */
-static bool blank_extra(struct generator *g, struct rng *rng, struct error *err) {
+static bool blank_extra(struct generator *g, struct noise_stream *noise, struct error *err) {
     const struct vae_config *vae = &g->e->model->vae;
     int n = model_extra_channels(g->e->model), pixels = g->lw * g->lh, c = g->channels;
     if (!n) return true;
@@ -141,7 +141,7 @@ static bool blank_extra(struct generator *g, struct rng *rng, struct error *err)
     float *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments), *z = arena_alloc_n(a, (size_t)(pixels * c), sizeof *z);
     float *extra = arena_alloc_n(a, (size_t)(g->images * pixels), (size_t)n * sizeof *extra);
     bool ok = vae_session_encode_values(s, grey, moments, err);
-    rng_randn(rng, z, (size_t)(pixels * c)); /* after the picture's noise, as in the reference pipeline */
+    noise_stream_draw(noise, z, (size_t)(pixels * c)); /* after the picture's noise, as in the reference pipeline */
     for (int i = 0; i < g->images * pixels; i++) {
         const float *m = moments + (size_t)(i % pixels) * 2 * (size_t)c;
         float *dst = extra + (size_t)i * (size_t)n;
@@ -200,9 +200,10 @@ static bool predict(struct generator *g, const struct sampler_request *q, struct
 }
 
 static bool sample(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress,
-                   struct sampler *s, struct rng *rng, struct error *err) {
+                   struct sampler *s, struct noise_stream *noise, struct error *err) {
     sampler_start(s);
-    if (!blank_extra(g, rng, err)) return false;
+    if (!blank_extra(g, noise, err)) return false;
+    if (g->params.noise_delta) noise_stream_seed(noise, g->params.noise, p->seed + g->params.noise_delta);
     trace_latents(g, p->trace, 0, sampler_x(s));
     int done = 0;
     for (struct sampler_request q; sampler_next(s, &q);) {
@@ -231,13 +232,14 @@ static bool prepare(struct generator *g, const struct generate_picture *p, struc
 
 static bool draw(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                  struct arena *a, struct error *err) {
-    struct rng rng;
-    rng_seed(&rng, p->seed);
+    struct noise_stream noise;
+    noise_stream_seed(&noise, g->params.noise, p->seed);
     struct sampler_params sp = {.schedule = g->schedule, .n_steps = g->params.steps, .n_images = 1,
-                                .image_floats = (size_t)latent_values(g), .rngs = &rng, .n_rngs = 1, .eta = g->params.eta};
+                                .image_floats = (size_t)latent_values(g), .noises = &noise, .n_noises = 1,
+                                .has_eta = g->params.has_eta, .eta = g->params.eta};
     struct sampler *s = sampler_create(g->params.sampler, &sp, err);
     if (!s) return false;
-    bool ok = sample(g, p, progress, s, &rng, err);
+    bool ok = sample(g, p, progress, s, &noise, err);
     if (ok) {
         rows_from_chw(g, sampler_x(s), g->x);
         float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);

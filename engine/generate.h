@@ -1,6 +1,7 @@
 #pragma once
 /* Pictures from prompts: text, sampling with guidance, decoding. One session serves many pictures of one
  * size; nothing is rebuilt between them, unless a prompt is longer or has more terms than the one before. */
+#include "diffusion/noise_stream.h"
 #include "engine/prompt.h"
 #include "io/safetensors.h"
 
@@ -8,7 +9,10 @@ struct generate_params {
     int w, h, steps;
     float cfg;          /* <= 1: no guidance, half the work */
     float rescale;      /* guidance rescale, 0: none */
-    float eta;          /* ddim */
+    bool has_eta;       /* false: the sampler's own */
+    float eta;
+    enum noise_source noise;
+    uint64_t noise_delta; /* added to the seed for all noise after the first (A1111's ENSD); 0: one stream */
     const char *sampler, *schedule; /* NULL: ddim, default */
     const struct adapter *adapter;  /* NULL: none */
     enum prompt_style prompt_style;

@@ -1,4 +1,5 @@
 // The generator against values made with torch 2.13 (CPU), bit for bit.
+#include "base/philox.h"
 #include "base/rng.h"
 #include <stdarg.h>
 #include <stddef.h>
@@ -117,6 +118,38 @@ static void test_normal_latent(void **state) {
     free(v);
 }
 
+/* torch 2.13's bytes; of torch 1.13 the first values that formats.md has. */
+static void test_normal_f16(void **state) {
+    static const struct { uint64_t seed; size_t n; uint32_t hash; } want[] = {
+        {0, 4, 0x555f4466}, {0, 16, 0x4f430759}, {0, 4096, 0xe1fe71e1}, {7, 50, 0x0961aa3d}, {7, 5, 0x8530212c}};
+    struct rng r;
+    float *v = malloc(4096 * sizeof *v);
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        rng_seed(&r, want[i].seed);
+        rng_randn_f16(&r, v, want[i].n);
+        assert_int_equal(fnv(v, want[i].n * 4), want[i].hash);
+    }
+    free(v);
+    float old[16];
+    rng_seed(&r, 0);
+    rng_randn_f16_torch1(&r, old, 16);
+    const float first[4] = {-0.90087891f, 0.48120117f, 1.19824219f, 0.90527344f};
+    for (int i = 0; i < 4; i++) assert_float_equal(old[i], first[i], 1e-8);
+}
+
+/* The values that A1111's software generator and CUDA give for seed 0. */
+static void test_philox(void **state) {
+    const float want[12] = {-0.92466259f, -0.42534415f, -2.6438457f,  0.14518388f,  -0.12086647f, -0.57972564f,
+                            -0.62285122f, -0.32838709f, -1.07454231f, -0.36314407f, -1.67105067f, 2.26550497f};
+    float v[12], next[12];
+    philox_randn(0, 0, v, 12);
+    for (int i = 0; i < 12; i++) assert_float_equal(v[i], want[i], 1e-7);
+    philox_randn(0, 1, next, 12);
+    assert_true(next[0] != v[0]);
+    philox_randn(1ull << 32, 0, next, 12); /* all 64 bits of the seed count */
+    assert_true(next[0] != v[0]);
+}
+
 static void test_save_restore(void **state) {
     struct rng r;
     float a[40], b[40];
@@ -134,7 +167,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_uniform),       cmocka_unit_test(test_integers),
         cmocka_unit_test(test_normal_small),  cmocka_unit_test(test_normal_blocks),
-        cmocka_unit_test(test_normal_latent), cmocka_unit_test(test_save_restore),
+        cmocka_unit_test(test_normal_latent), cmocka_unit_test(test_normal_f16),
+        cmocka_unit_test(test_philox),        cmocka_unit_test(test_save_restore),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

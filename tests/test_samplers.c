@@ -46,6 +46,7 @@ static void read_config(json_t *c, struct schedule_params *p) {
         p->final_sigma_min = strcmp(json_string_value(v), "sigma_min") == 0;
     if (truth(c, "use_karras_sigmas", false)) p->sigmas = SCHEDULE_SIGMAS_KARRAS;
     if (truth(c, "use_exponential_sigmas", false)) p->sigmas = SCHEDULE_SIGMAS_EXPONENTIAL;
+    if (truth(c, "use_beta_sigmas", false)) p->sigmas = SCHEDULE_SIGMAS_BETA;
 }
 
 static void model(const float *x, float t, float *out) {
@@ -64,49 +65,72 @@ static double distance(const float *x, json_t *want) {
     return worst / largest;
 }
 
+/* Starts as the case says; z0 and noise are kept for blending. */
+static void start(struct sampler *s, json_t *c, struct noise_stream *noises, float *z0, float *noise) {
+    if (!json_object_get(c, "first")) {
+        sampler_start(s);
+        return;
+    }
+    noise_stream_draw(noises, z0, N);
+    noise_stream_draw(noises, noise, N);
+    sampler_start_image(s, z0, noise, (int)number(c, "first", 0));
+}
+
+static void compare(json_t *c, int call, const float *x, double *worst) {
+    char key[16];
+    snprintf(key, sizeof key, "%d", call);
+    json_t *want = json_object_get(json_object_get(c, "x"), key);
+    if (!want) return;
+    /* A start at sigma 4096 (zero terminal SNR) cancels: one unit in the last place of x is 1e-5 of what is left. */
+    double tolerance = 1e-5 * fmax(1, number(c, "init_sigma", 1) / 100), d = distance(x, want);
+    if (!(d <= tolerance)) {
+        json_t *plain = json_copy(c);
+        json_object_del(plain, "x"), json_object_del(plain, "times");
+        fail_msg("call %d is off by %g: %s", call, d, json_dumps(plain, JSON_COMPACT));
+    }
+    *worst = fmax(*worst, d);
+}
+
 static void run_case(json_t *c, double *worst) {
     struct schedule_params p = {0};
     struct error e = {0};
     read_config(json_object_get(c, "config"), &p);
+    json_t *chosen = json_object_get(c, "schedule"), *times = json_object_get(c, "times");
+    if (chosen) assert_true(schedule_choose(&p, json_string_value(chosen), &e));
     struct schedule *schedule = schedule_create(&p, &e);
     assert_non_null(schedule);
-    struct rng rng;
-    rng_seed(&rng, (uint64_t)number(c, "seed", 0));
+    struct noise_stream noises;
+    noise_stream_seed(&noises, NOISE_TORCH, (uint64_t)number(c, "seed", 0));
     struct sampler_params sp = {.schedule = schedule,
                                 .n_steps = (int)number(c, "steps", 0),
                                 .n_images = N_IMAGES,
                                 .image_floats = IMAGE,
-                                .rngs = &rng,
-                                .n_rngs = 1,
+                                .noises = &noises,
+                                .n_noises = 1,
+                                .has_eta = json_object_get(c, "eta") != NULL,
                                 .eta = (float)number(c, "eta", 0)};
     const char *name = json_string_value(json_object_get(c, "sampler"));
     struct sampler *s = sampler_create(name, &sp, &e);
     if (!s) fail_msg("%s: %s", name, e.text);
-    sampler_start(s);
-    float out[N];
-    int steps = 0;
-    /* A start at sigma 4096 (zero terminal SNR) cancels: one unit in the last place of x is 1e-5 of what is left. */
-    double tolerance = 1e-5 * fmax(1, number(c, "init_sigma", 1) / 100);
-    for (struct sampler_request q; sampler_next(s, &q); steps++) {
-        double t = json_number_value(json_array_get(json_object_get(c, "times"), (size_t)q.step));
-        if (fabs(t - q.t) > 1e-3) fail_msg("%s step %d: time %g, diffusers %g", name, q.step, q.t, t);
+    float out[N], z0[N], noise[N], mask[N];
+    for (int i = 0; i < N; i++) mask[i] = i % 3 != 0;
+    start(s, c, &noises, z0, noise);
+    size_t calls = 0;
+    for (struct sampler_request q; sampler_next(s, &q); calls++) {
+        double t = json_number_value(json_array_get(times, calls));
+        if (fabs(t - q.t) > 2e-3) fail_msg("%s call %zu: time %g, reference %g", name, calls, q.t, t);
+        assert_int_equal(q.call, calls);
         model(q.x, q.t, out);
         sampler_feed(s, out);
-        char key[16];
-        snprintf(key, sizeof key, "%d", q.step);
-        json_t *want = json_object_get(json_object_get(c, "x"), key);
-        if (!want) continue;
-        double d = distance(sampler_x(s), want);
-        if (!(d <= tolerance)) {
-            char *text = json_dumps(json_object_get(c, "config"), JSON_COMPACT);
-            fail_msg("%s of %d steps, step %d: off by %g; %s", name, sp.n_steps, q.step, d, text);
-        }
-        *worst = fmax(*worst, d);
+        if (truth(c, "blend", false)) sampler_blend(s, z0, noise, mask);
+        compare(c, q.call, sampler_x(s), worst);
     }
-    assert_int_equal(steps, sp.n_steps);
-    float next; /* the generator stands where diffusers left it */
-    rng_rand(&rng, &next, 1);
-    assert_float_equal(next, number(c, "next_word", -1), 1e-9);
+    assert_int_equal(calls, json_array_size(times));
+    if (json_object_get(c, "next_word")) { /* the generator stands where the reference left it */
+        float next;
+        rng_rand(&noises.torch, &next, 1);
+        assert_float_equal(next, number(c, "next_word", -1), 1e-9);
+    }
     sampler_destroy(&s);
     assert_null(s);
     schedule_destroy(&schedule);
@@ -119,7 +143,7 @@ static void test_trajectories(void **state) {
     size_t i;
     double worst = 0;
     json_array_foreach(all, i, c) run_case(c, &worst);
-    assert_true(i >= 40);
+    assert_true(i >= 150);
     print_message("%zu trajectories, worst relative difference %.2g\n", i, worst);
     json_decref(all);
 }
@@ -130,14 +154,14 @@ static void test_generator_per_image(void **state) {
     struct error e;
     struct schedule *schedule = schedule_create(&p, &e);
     float alone[2][IMAGE];
-    struct sampler_params sp = {.schedule = schedule, .n_steps = 4, .n_images = 2, .image_floats = IMAGE, .n_rngs = 2};
-    struct rng rngs[2];
+    struct sampler_params sp = {.schedule = schedule, .n_steps = 4, .n_images = 2, .image_floats = IMAGE, .n_noises = 2};
+    struct noise_stream noises[2];
     float out[N];
     for (int k = 0; k < 3; k++) { /* image 0, image 1, both */
-        rng_seed(&rngs[0], k == 1 ? 8 : 7);
-        rng_seed(&rngs[1], 8);
-        sp.rngs = rngs;
-        sp.n_images = sp.n_rngs = k == 2 ? 2 : 1;
+        noise_stream_seed(&noises[0], NOISE_TORCH, k == 1 ? 8 : 7);
+        noise_stream_seed(&noises[1], NOISE_TORCH, 8);
+        sp.noises = noises;
+        sp.n_images = sp.n_noises = k == 2 ? 2 : 1;
         struct sampler *s = sampler_create("euler-a", &sp, &e);
         sampler_start(s);
         for (struct sampler_request q; sampler_next(s, &q);) {
@@ -155,10 +179,10 @@ static void expect_refusal(struct schedule_params p, const char *name, int n_ste
     struct error e = {0};
     struct schedule *schedule = schedule_create(&p, &e);
     assert_non_null(schedule);
-    struct rng rng;
-    rng_seed(&rng, 0);
-    struct sampler_params sp = {
-        .schedule = schedule, .n_steps = n_steps, .n_images = 1, .image_floats = 16, .rngs = &rng, .n_rngs = 1};
+    struct noise_stream noise;
+    noise_stream_seed(&noise, NOISE_TORCH, 0);
+    struct sampler_params sp = {.schedule = schedule, .n_steps = n_steps, .n_images = 1, .image_floats = 16,
+                                .noises = &noise, .n_noises = 1, .has_eta = strcmp(word, "no eta") == 0};
     assert_null(sampler_create(name, &sp, &e));
     if (!strstr(e.text, word)) fail_msg("'%s' does not mention '%s'", e.text, word);
     schedule_destroy(&schedule);
@@ -169,10 +193,16 @@ static void test_refusals(void **state) {
     expect_refusal(p, "euler-b", 10, "dpmpp-2m");
     expect_refusal(p, "euler", 0, "1 to 1000");
     expect_refusal(p, "dpmpp-2m", 1000, "1 to 999");
+    expect_refusal(p, "lcm", 51, "1 to 50");
+    expect_refusal((struct schedule_params){.n_train = 20}, "tcd", 4, "50 timesteps");
+    expect_refusal((struct schedule_params){.prediction = SCHEDULE_PREDICT_SAMPLE}, "pndm", 4, "use ddim");
+    expect_refusal(p, "euler", 10, "no eta");
     struct error e;
-    struct schedule_params karras = {0};
+    struct schedule_params karras = {0}, trailing = {0};
     assert_true(schedule_choose(&karras, "karras", &e));
     expect_refusal(karras, "ddim", 10, "karras");
+    assert_true(schedule_choose(&trailing, "trailing", &e));
+    expect_refusal(trailing, "lcm", 4, "own times");
     struct schedule_params zero = {.zero_terminal_snr = true, .spacing = SCHEDULE_SPACING_TRAILING};
     expect_refusal(zero, "ddim", 10, "zero terminal SNR");
 }
