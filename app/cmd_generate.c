@@ -1,9 +1,12 @@
 /* Pictures from prompts: options, the loop over prompts, seeds and strengths, files. */
+#include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "app/commands.h"
 #include "app/generate.h"
+#include "app/sampler_names.h"
 #include "base/log.h"
 #include "base/os.h"
 #include "base/path.h"
@@ -22,10 +25,16 @@ static const struct option rows[] = {
     {"strengths", OPTION_TEXT, FIELD(strengths), "A,B,...", "make every picture with all LoRA strengths times A, times B, ..."},
     {"steps", OPTION_INT, FIELD(steps), "N", "sampling steps", 1, 1000},
     {"cfg", OPTION_NUMBER, FIELD(cfg), "X", "guidance: how closely to follow the prompt; 1 is none and twice as fast", 0, 100},
-    {"sampler", OPTION_CHOICE, FIELD(sampler), "NAME", "ddim, euler, euler-a or dpmpp-2m", .choices = "ddim|euler|euler-a|dpmpp-2m"},
-    {"schedule", OPTION_CHOICE, FIELD(schedule), "NAME", "default, karras, exponential, trailing, leading, linspace\nor sgm_uniform",
-     .choices = "default|karras|exponential|trailing|leading|linspace|sgm_uniform"},
-    {"eta", OPTION_NUMBER, FIELD(eta), "X", "share of fresh noise per step with ddim", 0, 1},
+    {"sampler", OPTION_CHOICE, FIELD(sampler), "NAME", "ddim, euler, euler-a, heun, dpm2, dpm2-a, lms, dpmpp-2m, dpmpp-2s-a,\n"
+     "dpmpp-sde, dpmpp-2m-sde, dpmpp-3m-sde, unipc, pndm, ddpm, lcm or tcd", .choices = SAMPLER_NAMES},
+    {"schedule", OPTION_CHOICE, FIELD(schedule), "NAME", "default (what the model's folder says), karras, exponential, beta,\n"
+     "normal, simple, sgm_uniform, trailing, leading, linspace;\nkarras_full and exponential_full span all times, as in A1111",
+     .choices = SCHEDULE_NAMES},
+    {"eta", OPTION_NUMBER, FIELD(eta), "X", "share of fresh noise per step; not given, the sampler's own:\n"
+     "0 with ddim, 0.3 with tcd, 1 with euler-a and other noisy ones", 0, 1},
+    {"noise", OPTION_CHOICE, FIELD(noise), "KIND", "torch (diffusers, ComfyUI), torch-f16 or torch1-f16 (their half\n"
+     "precision on the CPU), philox (A1111's GPU and NV)", .choices = "torch|torch-f16|torch1-f16|philox"},
+    {"ensd", OPTION_INT, FIELD(ensd), "N", "A1111's eta noise seed delta: noise of the steps from seed + N", 0, INT_MAX},
     {"rescale", OPTION_NUMBER, FIELD(rescale), "X", "guidance rescale, against washed-out pictures of v-models", 0, 1},
     {"seed", OPTION_SEED, FIELD(seed), "N", "noise of the first picture; the next ones count up (0)"},
     {"width", OPTION_INT, FIELD(width), "N", "pixels, a multiple of 8; the model's own size if not given", 8, IMAGE_MAX_SIDE},
@@ -137,7 +146,11 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     if (r->plan.loras.n && !(r->adapter = adapter_open(r->engine, r->plan.loras.paths, r->plan.loras.n, e))) return false;
     r->facts.adapter = r->adapter;
     struct generate_params gp = {.w = r->facts.w, .h = r->facts.h, .steps = o->steps, .cfg = (float)o->cfg, .rescale = (float)o->rescale,
-                                 .eta = (float)o->eta, .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter};
+                                 .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter};
+    gp.has_eta = !isnan(o->eta);
+    gp.eta = gp.has_eta ? (float)o->eta : 0;
+    gp.noise_delta = (uint64_t)o->ensd;
+    if (!noise_source_parse(o->noise, &gp.noise, e)) return false;
     r->generator_made = os_now_seconds();
     r->generator = generator_create(r->engine, &gp, e);
     return r->generator != NULL;
@@ -157,7 +170,7 @@ static void print_summary(struct run *r) {
 bool cmd_generate(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct common common = {0};
-    struct generate_options o = {.steps = 20, .cfg = 7.5, .count = 1, .sampler = "ddim", .schedule = "default"};
+    struct generate_options o = {.steps = 20, .cfg = 7.5, .count = 1, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",
                                  .tables = {{OPTION_ROWS(rows), &o}, common_table(&common)}, .n_tables = 2};

@@ -7,10 +7,10 @@
 #include "io/recipe.h"
 
 struct generate_options {
-    const char *model, *negative, *lora_dir, *sampler, *schedule, *out, *from, *trace, *strengths;
+    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths;
     struct option_list prompts, loras;
-    int steps, width, height, count;
-    double cfg, eta, rescale;
+    int steps, width, height, count, ensd;
+    double cfg, rescale, eta; /* eta NAN: the sampler's own */
     uint64_t seed;
     bool grid;
 };

@@ -1,44 +1,20 @@
 /* Recipes: from a plan to a PNG's text, and from such a text to options. */
-#include <ctype.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "app/generate.h"
+#include "app/sampler_names.h"
 #include "base/log.h"
 #include "base/path.h"
 #include "base/text.h"
+#include "diffusion/noise_stream.h"
 #include "engine/adapter.h"
 #include "io/json.h"
 #include "io/png.h"
 
 #define VERSION "atelier 1"
-
-struct title {
-    const char *name, *title; /* ours; what A1111 writes */
-};
-static const struct title samplers[] = {{"ddim", "DDIM"}, {"euler", "Euler"}, {"euler-a", "Euler a"}, {"dpmpp-2m", "DPM++ 2M"}};
-static const struct title schedules[] = {{"default", "Automatic"},   {"karras", "Karras"},     {"exponential", "Exponential"},
-                                         {"trailing", "Trailing"},   {"leading", "Leading"},   {"linspace", "Linspace"},
-                                         {"sgm_uniform", "SGM Uniform"}};
-#define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
-
-static const char *title_of(const struct title *t, int n, const char *name) {
-    for (int i = 0; i < n; i++)
-        if (!strcmp(t[i].name, name)) return t[i].title;
-    return name;
-}
-
-static bool same_nocase(const char *a, const char *b, size_t n) {
-    if (strlen(b) != n) return false;
-    for (size_t i = 0; i < n; i++)
-        if (tolower((unsigned char)a[i]) != tolower((unsigned char)b[i])) return false;
-    return true;
-}
-
-static const char *name_of(const struct title *t, int n, const char *text, size_t length) {
-    for (int i = 0; i < n; i++)
-        if (same_nocase(text, t[i].title, length) || same_nocase(text, t[i].name, length)) return t[i].name;
-    return NULL;
-}
 
 /* ---- Writing ---- */
 
@@ -50,10 +26,13 @@ static void add_extra(struct arena *a, struct recipe *r, const char *key, const 
 static struct recipe base_recipe(const struct generate_plan *p, const struct generate_facts *f) {
     const struct generate_options *o = p->o;
     struct recipe r = {.negative = o->negative ? o->negative : "", .steps = o->steps, .w = f->w, .h = f->h, .has_cfg = true,
-                       .cfg = o->cfg, .has_seed = true, .seed = o->seed, .sampler = title_of(samplers, COUNT(samplers), o->sampler),
+                       .cfg = o->cfg, .has_seed = true, .seed = o->seed, .sampler = sampler_name_title(o->sampler),
                        .model = f->model_name, .model_hash = arena_strndup(p->arena, f->model_hash, 10), .version = VERSION};
-    if (strcmp(o->schedule, "default")) r.schedule = title_of(schedules, COUNT(schedules), o->schedule);
-    if (o->eta > 0) add_extra(p->arena, &r, "Eta", arena_printf(p->arena, "%.9g", o->eta));
+    if (strcmp(o->schedule, "default")) r.schedule = schedule_name_title(o->schedule);
+    if (strstr(o->schedule, "_full")) add_extra(p->arena, &r, "Schedule range", "full");
+    if (!isnan(o->eta)) add_extra(p->arena, &r, "Eta", arena_printf(p->arena, "%.9g", o->eta));
+    if (strcmp(o->noise, "torch")) add_extra(p->arena, &r, "RNG", strcmp(o->noise, "philox") ? o->noise : "NV");
+    if (o->ensd) add_extra(p->arena, &r, "ENSD", arena_printf(p->arena, "%d", o->ensd));
     if (o->rescale > 0) add_extra(p->arena, &r, "Guidance rescale", arena_printf(p->arena, "%.9g", o->rescale));
     return r;
 }
@@ -114,27 +93,54 @@ static void set_prompt(struct reader *d, const char *prompt) {
     d->o->prompts.items[d->o->prompts.n++] = prompt;
 }
 
+static bool is_foreign(const struct recipe *r) { return !r->version || strncmp(r->version, "atelier", 7) != 0; }
+
 /* Older files write "DPM++ 2M Karras" for sampler and schedule together. */
-static bool take_sampler(struct reader *d, const struct recipe *r) {
-    const char *schedule = r->schedule;
-    if (r->sampler && open_to(d, "sampler")) {
-        size_t n = strlen(r->sampler);
-        const char *name = name_of(samplers, COUNT(samplers), r->sampler, n), *space = strrchr(r->sampler, ' ');
-        if (!name && space) {
-            name = name_of(samplers, COUNT(samplers), r->sampler, (size_t)(space - r->sampler));
-            if (!schedule) schedule = space + 1;
-        }
-        if (!name)
-            return error_set(d->e, "%s was made with the sampler \"%s\", which is not here; choose another with --sampler.", d->file,
-                             TEXT_SHOW(r->sampler));
-        d->o->sampler = name;
+static bool take_sampler(struct reader *d, const struct recipe *r, const char **schedule) {
+    if (!r->sampler || !open_to(d, "sampler")) return true;
+    const char *name = sampler_name_find(r->sampler, strlen(r->sampler)), *space = strrchr(r->sampler, ' ');
+    if (!name && space) {
+        name = sampler_name_find(r->sampler, (size_t)(space - r->sampler));
+        if (!*schedule) *schedule = space + 1;
     }
-    if (schedule && open_to(d, "schedule")) {
-        const char *name = name_of(schedules, COUNT(schedules), schedule, strlen(schedule));
-        if (!name)
-            return error_set(d->e, "%s was made with the schedule \"%s\", which is not here; choose another with --schedule.", d->file,
-                             TEXT_SHOW(schedule));
-        d->o->schedule = name;
+    if (!name)
+        return error_set(d->e, "%s was made with the sampler \"%s\", which is not here; choose another with --sampler.", d->file,
+                         TEXT_SHOW(r->sampler));
+    d->o->sampler = name;
+    return true;
+}
+
+static bool take_schedule(struct reader *d, const struct recipe *r, const char *schedule) {
+    if (!open_to(d, "schedule")) return true;
+    bool foreign = is_foreign(r), automatic = !schedule || !strcmp(schedule, "Automatic");
+    const char *range = recipe_extra(r, "Schedule range");
+    if (automatic) {
+        d->o->schedule = foreign && r->sampler ? schedule_name_automatic(d->o->sampler, schedule != NULL) : "default";
+        return true;
+    }
+    const char *name = schedule_name_find(schedule, strlen(schedule), foreign || (range && !strcmp(range, "full")));
+    if (!name)
+        return error_set(d->e, "%s was made with the schedule \"%s\", which is not here; choose another with --schedule.", d->file,
+                         TEXT_SHOW(schedule));
+    d->o->schedule = name;
+    return true;
+}
+
+/* A1111 names its source of noise only if it is not the GPU. */
+static bool take_noise(struct reader *d, const struct recipe *r) {
+    const char *rng = recipe_extra(r, "RNG"), *ensd = recipe_extra(r, "ENSD");
+    if (open_to(d, "noise")) {
+        bool gpu = rng ? !strcmp(rng, "NV") || !strcmp(rng, "GPU") : is_foreign(r);
+        enum noise_source source;
+        if (rng && !gpu && strcmp(rng, "CPU") && !noise_source_parse(rng, &source, d->e)) return error_prefix(d->e, "%s", d->file);
+        d->o->noise = gpu ? "philox" : rng && strcmp(rng, "CPU") ? rng : "torch";
+    }
+    if (ensd && open_to(d, "ensd")) {
+        char *end;
+        long v = strtol(ensd, &end, 10);
+        if (end == ensd || *end || v < 0 || v > INT_MAX)
+            return error_set(d->e, "%s: ENSD is \"%s\", not a whole number from 0; give --ensd.", d->file, TEXT_SHOW(ensd));
+        d->o->ensd = (int)v;
     }
     return true;
 }
@@ -181,7 +187,8 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
     if (!sheet && open_to(d, "prompt")) set_prompt(d, r->prompt);
     if (sheet && !take_sheet(d, sheet)) return false;
     take_plain(d, r);
-    if (!take_sampler(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||
+    const char *schedule = r->schedule;
+    if (!take_sampler(d, r, &schedule) || !take_schedule(d, r, schedule) || !take_noise(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||
         !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
         return false;
     for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)

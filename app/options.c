@@ -267,7 +267,7 @@ static void print_default(const struct option *o, const void *field) {
         if (*(const int *)field) printf(" (%d)", *(const int *)field);
         break;
     case OPTION_NUMBER:
-        if (*(const double *)field != 0) printf(" (%g)", *(const double *)field);
+        if (*(const double *)field != 0 && !isnan(*(const double *)field)) printf(" (%g)", *(const double *)field);
         break;
     case OPTION_TEXT:
     case OPTION_CHOICE:

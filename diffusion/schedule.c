@@ -176,11 +176,13 @@ bool schedule_spacing_parse(const char *name, enum schedule_spacing *out, struct
 }
 
 bool schedule_choose(struct schedule_params *p, const char *name, struct error *e) {
-    enum { SIGMAS = 16, KEEP = 32 };
+    enum { SIGMAS = 16, KEEP = 32, FULL = 64 }; /* FULL: over all times, as linspace has them */
     static const struct named table[] = {
         {"default", KEEP},
         {"karras", SIGMAS | SCHEDULE_SIGMAS_KARRAS},
         {"exponential", SIGMAS | SCHEDULE_SIGMAS_EXPONENTIAL},
+        {"karras_full", FULL | SIGMAS | SCHEDULE_SIGMAS_KARRAS},
+        {"exponential_full", FULL | SIGMAS | SCHEDULE_SIGMAS_EXPONENTIAL},
         {"beta", SIGMAS | SCHEDULE_SIGMAS_BETA},
         {"normal", SIGMAS | SCHEDULE_SIGMAS_NORMAL},
         {"simple", SIGMAS | SCHEDULE_SIGMAS_SIMPLE},
@@ -193,7 +195,8 @@ bool schedule_choose(struct schedule_params *p, const char *name, struct error *
     if (!PARSE("schedule", table, name, &value, e)) return false;
     if (value & KEEP) return true;
     if (value & SIGMAS) {
-        p->sigmas = (enum schedule_sigmas)(value & ~SIGMAS);
+        p->sigmas = (enum schedule_sigmas)(value & (SIGMAS - 1));
+        if (value & FULL) p->spacing = SCHEDULE_SPACING_LINSPACE;
         p->sigmas_chosen = true;
         return true;
     }

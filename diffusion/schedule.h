@@ -72,7 +72,9 @@ bool schedule_prediction_parse(const char *name, enum schedule_prediction *out, 
 bool schedule_spacing_parse(const char *name, enum schedule_spacing *out, struct error *e);
 
 /* Names of --schedule: default, karras, exponential, beta, normal, simple, sgm_uniform, trailing, leading, linspace.
- * Changes spacing or sigmas of p; "default" leaves what the model's configuration said. */
+ * Changes spacing or sigmas of p; "default" leaves what the model's configuration said. karras_full and
+ * exponential_full span the whole table with every sampler, as k-diffusion's users have it; without _full, diffusers'
+ * Euler and its kin span the spaced times. */
 bool schedule_choose(struct schedule_params *p, const char *name, struct error *e);
 
 /* Which spacing rules a sampler follows: diffusers', or k-diffusion's where diffusers lacks the sampler. */

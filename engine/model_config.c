@@ -32,6 +32,7 @@ bool model_schedule_load(struct schedule_params *s, const char *path, struct err
     if (json_read_bool(&r, o, "clip_sample", ddim)) s->clip_range = (float)json_read_number(&r, o, "clip_sample_range", 1);
     if (json_read_bool(&r, o, "use_karras_sigmas", false)) s->sigmas = SCHEDULE_SIGMAS_KARRAS;
     if (json_read_bool(&r, o, "use_exponential_sigmas", false)) s->sigmas = SCHEDULE_SIGMAS_EXPONENTIAL;
+    if (json_read_bool(&r, o, "use_beta_sigmas", false)) s->sigmas = SCHEDULE_SIGMAS_BETA;
     const char *last = json_read_string(&r, o, "final_sigmas_type", "zero");
     s->final_sigma_min = last && !strcmp(last, "sigma_min");
     bool ok = !r.failed && parse_named(&r, o, "beta_schedule", "linear", parse_beta, &s->beta) &&

@@ -5,6 +5,8 @@
 
 #include "base/arena.h"
 #include "base/os.h"
+#include "diffusion/sampler.h"
+#include "io/png.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,6 +201,59 @@ static void a_picture_carries_its_recipe(void **s) {
     expect_failure("", "generate " MINI "--from a.png --out out/d.png", "no LoRA \"mini-sd1.lora\"");
 }
 
+static const char *recipe_of(const char *name) {
+    struct png_text *texts;
+    size_t n;
+    struct error e;
+    if (!png_read_texts(memory, scratch_path(name), &texts, &n, &e)) fail_msg("%s", e.text);
+    return png_text_find(texts, n, "parameters");
+}
+
+static void write_recipe(const char *name, const char *recipe) {
+    struct error e;
+    struct image im = image_create(memory, 8, 8);
+    struct png_text text = {"parameters", recipe};
+    if (!png_write(scratch_path(name), &im, &text, 1, &e)) fail_msg("%s", e.text);
+}
+
+static void every_sampler_has_a_name(void **s) {
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --sampler best", "must be one of ddim|euler");
+    for (size_t i = 0; sampler_name(i); i++)
+        if (!strstr(err_text, arena_printf(memory, "|%s", sampler_name(i))) && i) fail_msg("no --sampler %s", sampler_name(i));
+    RUN_OK("generate " MINI SMALL " --prompt cat --sampler dpmpp-2s-a --schedule karras_full --eta 0.5 --noise torch-f16 --ensd 7 --out n.png");
+    RUN_OK("generate " MINI "--from n.png --out n2.png");
+    assert_true(same_bytes("n.png", "n2.png"));
+    RUN_OK("generate " MINI "--from n.png --ensd 0 --out n3.png");
+    assert_false(same_bytes("n.png", "n3.png"));
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --sampler euler --eta 0.5", "no eta");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --sampler lcm --schedule karras", "own times");
+}
+
+/* A1111's names become ours, its silence becomes what it does by default. */
+static void recipes_of_a1111(void **s) {
+    static const struct { const char *fields, *want; } cases[] = {
+        {"Sampler: DPM++ SDE Karras, ", "Sampler: DPM++ SDE, Schedule type: Karras, "},
+        {"Sampler: Euler a, Schedule type: Automatic, ", "Sampler: Euler a, Schedule type: Normal, "},
+        {"Sampler: DPM++ 2M SDE, Schedule type: Automatic, ", "Sampler: DPM++ 2M SDE, Schedule type: Exponential, "},
+        {"Sampler: PLMS, Schedule type: Automatic, ", "Sampler: PLMS, CFG"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_recipe("foreign.png", arena_printf(memory, "cat\nSteps: 2, %sCFG scale: 3, Seed: 5, Size: 32x32, RNG: CPU, ENSD: 31337, "
+                                                 "Version: v1.9.4", cases[i].fields));
+        RUN_OK("generate " MINI "--from foreign.png --out f.png");
+        if (!strstr(recipe_of("f.png"), cases[i].want)) fail_msg("%s became %s", cases[i].fields, recipe_of("f.png"));
+        assert_non_null(strstr(recipe_of("f.png"), "ENSD: 31337"));
+        assert_null(strstr(recipe_of("f.png"), "RNG"));
+    }
+    write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 32x32, Version: v1.6.0");
+    RUN_OK("generate " MINI "--from foreign.png --out f.png");
+    assert_non_null(strstr(recipe_of("f.png"), "RNG: NV"));
+    RUN_OK("generate " MINI "--from f.png --out f2.png");
+    assert_true(same_bytes("f.png", "f2.png"));
+    write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Restart, CFG scale: 3, Seed: 5, Size: 32x32, Version: v1.9.4");
+    expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "\"Restart\", which is not here");
+}
+
 static void sheets_and_counts(void **s) {
     RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora $M/mini-sd1.lora.safetensors "
            "--strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
@@ -314,6 +369,7 @@ int main(void) {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
         cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts),
+        cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
         cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),
