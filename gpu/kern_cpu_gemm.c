@@ -11,8 +11,10 @@ static bool is_tall(int n4, int lanes, int64_t rows) {
     return n4 * 5 < tiles * lanes * 3 && rows >= lanes;
 }
 
-static int tile_rows(const struct cpu_gemm *g) {
+static int tile_rows(const struct cpu_gemm *g, int batch) {
     if (g->rows == 1) return 1;
+    /* A tall tile reads the weight half as often, but is slow to compile and, over long sums, too much for the cache. */
+    if (g->rows % 64 == 0 && g->rows * batch >= 1024 && g->c_in <= 640) return 64;
     return g->rows % 32 == 0 || g->rows > 24 ? 32 : 8;
 }
 
@@ -56,7 +58,7 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
         d.groups[0] = ceil_div(p.n4, planes);
         d.groups[1] = ceil_div(g->rows, frags * lanes);
     } else {
-        int rows = tile_rows(g);
+        int rows = tile_rows(g, batch);
         uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0};
         d.shader = "gemm";
         for (int i = 0; i < 5; i++) d.spec[d.n_spec++] = spec[i];
