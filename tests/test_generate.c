@@ -105,6 +105,11 @@ static void test_lora(void **state) {
     arena_destroy(&a);
 }
 
+static void test_demo(void **state) {
+    check_samplers("demo", SESSION_CPU, N_SAMPLERS, 45);
+    check_lora("demo", "demo.lora", "picture_lora.ddim", SESSION_CPU, 45);
+}
+
 static void test_gpu_class(void **state) {
     bool slow = test_device_is_cpu();
     for (int i = slow ? N_MINIS - 1 : 0; i < N_MINIS; i++) {
@@ -117,6 +122,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_samplers),
         cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_demo),
         cmocka_unit_test(test_gpu_class),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
