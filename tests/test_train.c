@@ -17,7 +17,7 @@ struct run {
 };
 static const struct run runs[] = {{"mini-sd1", "attn"}, {"mini-sd1", "attn-mlp"}, {"mini-sd2", "attn-mlp"},
                                   {"mini-xl", "attn"},  {"mini-xl", "all"},       {"mini-odd", "all"},
-                                  {"mini-sdxl", "attn-mlp"}, {"mini-sdxl", "attn-te"}};
+                                  {"mini-sdxl", "attn-mlp"}, {"mini-sdxl", "attn-te"}, {"demo", "attn"}};
 enum { N_RUNS = sizeof runs / sizeof *runs, GPU_RUN = 5 }; /* the one run that class gpu does on the CPU device */
 
 struct bench {

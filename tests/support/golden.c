@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/os.h"
 #include "base/path.h"
@@ -13,6 +14,8 @@ const char *golden_path(struct arena *a, const char *name) {
         const char *path = path_join(a, other, name);
         if (os_path_exists(path)) return path;
     }
+    if (!strcmp(name, "demo")) return ATELIER_SOURCE_DIR "/assets/model";
+    if (!strncmp(name, "demo/", 5)) return path_join(a, ATELIER_SOURCE_DIR "/assets/model", name + 5);
     return path_join(a, ATELIER_SOURCE_DIR "/tests/data", name);
 }
 

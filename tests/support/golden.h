@@ -9,7 +9,7 @@
 #include "graph/shape.h"
 #include "io/safetensors.h"
 
-/* Path of a file or folder of tests/data; owned by a. */
+/* Path of a file or folder of tests/data; owned by a. "demo" and what is below it is the model of assets/. */
 const char *golden_path(struct arena *a, const char *name);
 
 /* golden_open("mini-sd1.golden"); the caller closes it with st_close. */

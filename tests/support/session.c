@@ -1,7 +1,6 @@
 #include "tests/support/session.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
@@ -16,8 +15,7 @@ struct engine *session_open(const char *mini, int rig) {
     if (!test_device_runs(session_rigs[rig].cls)) skip();
     struct error e = {{0}};
     struct arena *a = arena_create(NULL);
-    const char *model = strcmp(mini, "demo") ? golden_path(a, mini) : ATELIER_SOURCE_DIR "/assets/model";
-    struct engine_params p = {.model = model,
+    struct engine_params p = {.model = golden_path(a, mini),
                               .gpu = {.device = test_device(), .force_class = session_rigs[rig].cls, .f32 = session_rigs[rig].f32,
                                       .validate = getenv("ATELIER_VALIDATE") != NULL, .cache_dir = ATELIER_BINARY_DIR "/test-cache"}};
     struct engine *engine = engine_open(&p, &e);

@@ -20,7 +20,7 @@ extern const struct session_rig session_rigs[SESSION_RIGS];
 int session_default(void);
 
 /* Skips the running test where the device does not run that class; fails it if the model cannot be opened. ATELIER_VALIDATE=1
- * adds the validation layer. "demo" is the model of assets/. */
+ * adds the validation layer. */
 struct engine *session_open(const char *mini, int rig);
 /* Fails the test if validation had anything to say. */
 void session_close(struct engine **e);
