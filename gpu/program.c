@@ -30,6 +30,7 @@ bool gpu_kernels_select(struct gpu_program *prog, struct error *err) {
         for (int i = 0; i < kernel_count; i++) {
             const struct kernel *k = &kernel_table[i];
             if (k->op != q.node->op || k->cls != prog->dev->caps.cls || (k->fits && !k->fits(&q))) continue;
+            if (k->prep_bytes && prog->params.no_prepare && !must) continue;
             if (must ? forced(prog, k) : true) {
                 best = k;
                 break;
@@ -88,6 +89,9 @@ static bool plan_program(struct gpu_program *prog, struct error *err) {
                              .no_reuse = prog->params.no_reuse};
     if (!graph_plan(g, &pp, &prog->plan, err) || !plan_prepared(prog, err)) return false;
     prog->use.io = prog->plan.io_bytes;
+    prog->use.live_peak = prog->plan.peak_live_bytes;
+    prog->use.peak_label = g->n_nodes ? g->nodes[prog->plan.peak_node].label : "";
+    prog->use.peak_op = g->n_nodes ? op_table[g->nodes[prog->plan.peak_node].op].name : "";
     for (int i = 0; i < prog->plan.n_act_chunks; i++) prog->use.activations += prog->plan.act_bytes[i];
     for (int n = 0; n < g->n_nodes; n++) {
         int64_t s = kernel_scratch(prog, g, n);

@@ -19,11 +19,14 @@ struct gpu_program_params {
     bool stop_at_nan;         /* implies step: fails at the first node whose result is not finite */
     bool check;               /* implies step: compares each node with its double reference */
     bool no_reuse;            /* plan without sharing memory */
+    bool no_prepare;          /* only kernels that use weights as they are stored: less memory, slower on the CPU class */
     int64_t memory_limit;     /* bytes this program may take; 0: what the device has left */
     const char *memory_hint;  /* what the user can do when it does not fit */
 };
 struct gpu_memory_use {
     int64_t activations, io, scratch_peak, prepared;
+    int64_t live_peak;                 /* most bytes of activations alive at once */
+    const char *peak_label, *peak_op;  /* the node where that is; the graph owns the text */
 };
 struct gpu_program;
 /* Selects kernels, plans, checks memory, allocates and records. `g` must outlive the program. */
