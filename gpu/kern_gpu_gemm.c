@@ -77,10 +77,16 @@ void kern_gpu_gemm_emit(struct emit *e) {
         .all_planes = c.all_planes, .slice_planes = c.slice_planes, .src_h = x->shape.h, .src_w = x->shape.w,
         .dst_h = y->shape.h, .dst_w = y->shape.w, .pad = conv ? node->attr.conv.pad : 0};
     if (!conv) p.w_rows = (int)shape_rows(w->shape);
+    bool coded = quant_is_coded(w->dtype);
+    if (coded) {
+        struct operand scale = operand_part(w, quant_scales_offset(w->dtype, w->shape), 0);
+        p.scale = ref_write(&scale), p.w_stride = (int)quant_tile_stride(w->shape);
+    }
     uint32_t epilogue = (bias->address ? 1u : 0) | (res->address ? 2u : 0);
     struct dispatch d = {
-        .shader = "gemm_tiled", .n_spec = 8, .push = &p, .push_bytes = sizeof p,
-        .spec = {(uint32_t)c.tm, conv ? c.dx : node->attr.matmul.trans != 0, c.gather, 1, 1, 0, c.dx, split ? 0 : epilogue},
+        .shader = "gemm_tiled", .n_spec = 9, .push = &p, .push_bytes = sizeof p,
+        .spec = {(uint32_t)c.tm, conv ? c.dx : node->attr.matmul.trans != 0, c.gather, 1, 1, 0, c.dx, split ? 0 : epilogue,
+                 coded ? (uint32_t)w->dtype : 0},
         .storage_mask = f16_bit(x, 0) | f16_bit(w, 1) | f16_bit(&part, 4),
         .groups = {ceil_div(c.rows, 16 * c.tm), ceil_div(c.channels, TILE_CHANNELS), (uint32_t)c.slices}};
     if (c.gather) {

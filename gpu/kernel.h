@@ -49,9 +49,12 @@ struct kernel {
     int64_t (*prep_bytes)(const struct kernel_query *q);    /* NULL: none */
     void (*emit_prep)(struct emit *e);                      /* fills e->prep from the weight operand */
     void (*emit)(struct emit *e);
+    bool decodes; /* its weight (input 1) is narrower than the class's own storage, and only that */
 };
 extern const struct kernel kernel_table[];
 extern const int kernel_count;
+/* Whether a row of the right op and class can run the node: fits(), and the weights are stored as it reads them. */
+bool kernel_accepts(const struct kernel *k, const struct kernel_query *q);
 
 /* A view table for one dispatch: operand i is read at binding i (cpu class; ignored in gpu class).
  * Unused bindings: pass n smaller. At most 6. */

@@ -12,6 +12,7 @@ EMIT(kern_timestep) EMIT(kern_mse) EMIT(kern_mse_dx) EMIT(kern_sum_squares) BYTE
 EMIT(kern_accumulate) EMIT(kern_ema) EMIT(kern_adamw) EMIT(kern_dropout)
 #include "gpu/kernels_cpu_heavy.h"
 #include "gpu/kernels_gpu_heavy.h"
+EMIT(cpu_decode_emit)
 #undef EMIT
 #undef BYTES
 #undef FITS

@@ -175,12 +175,20 @@ static void pack_planes(void *ctx, size_t begin, size_t end) {
 }
 
 void gpu_layout_pack(void *dst, enum tensor_dtype dtype, struct shape s, const float *src) {
+    if (quant_is_coded(dtype)) {
+        quant_pack(dst, dtype, s, src);
+        return;
+    }
     struct pack_job j = {dst, src, dtype, s};
     if (shape_elems(s) < 65536) pack_planes(&j, 0, (size_t)shape_planes(s));
     else thread_parallel_for((size_t)shape_planes(s), pack_planes, &j);
 }
 
 void gpu_layout_unpack(float *dst, enum tensor_dtype dtype, struct shape s, const void *src) {
+    if (quant_is_coded(dtype)) {
+        quant_unpack(dst, dtype, s, src);
+        return;
+    }
     int64_t rows = shape_rows(s), stride = shape_stride(s);
     for (int p = 0; p < shape_planes(s); p++) {
         int left = s.c - 4 * p < 4 ? s.c - 4 * p : 4;

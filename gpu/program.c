@@ -29,7 +29,7 @@ bool gpu_kernels_select(struct gpu_program *prog, struct error *err) {
         bool must = names_op(prog->params.force_kernel, op_table[q.node->op].name);
         for (int i = 0; i < kernel_count; i++) {
             const struct kernel *k = &kernel_table[i];
-            if (k->op != q.node->op || k->cls != prog->dev->caps.cls || (k->fits && !k->fits(&q))) continue;
+            if (k->op != q.node->op || k->cls != prog->dev->caps.cls || !kernel_accepts(k, &q)) continue;
             if (k->prep_bytes && prog->params.no_prepare && !must) continue;
             if (must ? forced(prog, k) : true) {
                 best = k;

@@ -19,8 +19,8 @@ struct gpu_recorder {
 enum { MAX_VIEW_SETS = 4096 };
 
 static struct operand locate(struct gpu_chunk *c, int64_t offset, struct shape s, enum tensor_dtype dtype) {
-    int64_t texel = (int64_t)tensor_texel_bytes(dtype);
-    return (struct operand){.address = c->address + (uint64_t)offset, .texel = (int32_t)(offset / texel),
+    /* The cpu class reads everything through views of 16 bytes, whatever is in them. */
+    return (struct operand){.address = c->address + (uint64_t)offset, .texel = (int32_t)(offset / 16),
                             .stride = (int32_t)shape_stride(s), .view = c->view_id, .dtype = dtype, .shape = s};
 }
 
@@ -46,7 +46,8 @@ static struct gpu_chunk *value_chunk(struct gpu_program *prog, int v, int64_t *o
         return gpu_set_chunk(data, val->slot);
     }
     const struct tensor_slot *slot = &val->set->slots[val->slot];
-    *offset = (slot->offset + texels) * (int64_t)tensor_texel_bytes(val->dtype);
+    assert(!texels || !quant_is_coded(val->dtype)); /* a part of a coded weight has no place of its own */
+    *offset = slot->offset * (int64_t)tensor_texel_bytes(val->set->dtype) + texels * (int64_t)tensor_texel_bytes(val->dtype);
     return gpu_set_chunk(data, slot->chunk);
 }
 
@@ -62,7 +63,7 @@ bool gpu_program_fetch(struct gpu_program *prog, int v, float *data, struct erro
     int64_t offset;
     const struct value *val = &prog->g->values[v];
     struct gpu_chunk *c = value_chunk(prog, v, &offset);
-    int64_t bytes = shape_texels(val->shape) * (int64_t)tensor_texel_bytes(val->dtype);
+    int64_t bytes = tensor_bytes(val->dtype, val->shape);
     struct arena *a = arena_create(NULL);
     void *raw = arena_alloc(a, (size_t)bytes);
     bool ok = c && gpu_chunk_download(prog->dev, c, offset, raw, bytes, err);

@@ -66,23 +66,23 @@ static void *pack_room(struct gpu_set *s, size_t bytes) {
 
 bool gpu_set_write(struct gpu_set *s, int slot, const float *data, struct error *err) {
     const struct tensor_slot *t = &s->set->slots[slot];
-    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = shape_texels(t->shape) * texel;
+    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = tensor_bytes(t->dtype, t->shape);
     struct gpu_chunk *c = &s->chunks[t->chunk];
     if (c->mapped) {
-        gpu_layout_pack(c->mapped + t->offset * texel, s->set->dtype, t->shape, data);
+        gpu_layout_pack(c->mapped + t->offset * texel, t->dtype, t->shape, data);
         return true;
     }
     void *room = pack_room(s, (size_t)bytes);
-    gpu_layout_pack(room, s->set->dtype, t->shape, data);
+    gpu_layout_pack(room, t->dtype, t->shape, data);
     return gpu_chunk_upload(s->dev, c, t->offset * texel, room, bytes, err);
 }
 
 bool gpu_set_read(struct gpu_set *s, int slot, float *data, struct error *err) {
     const struct tensor_slot *t = &s->set->slots[slot];
-    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = shape_texels(t->shape) * texel;
+    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = tensor_bytes(t->dtype, t->shape);
     void *room = pack_room(s, (size_t)bytes);
     if (!gpu_chunk_download(s->dev, &s->chunks[t->chunk], t->offset * texel, room, bytes, err)) return false;
-    gpu_layout_unpack(data, s->set->dtype, t->shape, room);
+    gpu_layout_unpack(data, t->dtype, t->shape, room);
     return true;
 }
 

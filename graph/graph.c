@@ -89,7 +89,7 @@ int graph_io(struct graph *g, const char *label, struct shape shape) {
 int graph_slot(struct graph *g, struct tensor_set *set, enum set_bank bank, int slot) {
     if (g->failed) return -1;
     assert(slot >= 0 && slot < set->n_slots);
-    struct value v = {.shape = set->slots[slot].shape, .cls = VALUE_SET, .dtype = set->dtype, .producer = -1,
+    struct value v = {.shape = set->slots[slot].shape, .cls = VALUE_SET, .dtype = set->slots[slot].dtype, .producer = -1,
                       .view_of = -1, .set = set, .bank = bank, .slot = slot, .keep = true,
                       .needs_grad = set->trainable && bank == SET_DATA, .label = set->slots[slot].name};
     return value_add(g, v);

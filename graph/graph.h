@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include "base/arena.h"
 #include "base/error.h"
+#include "graph/quant.h"
 #include "graph/shape.h"
 
 enum op {
@@ -19,9 +20,6 @@ enum op {
 
 enum { GRAPH_MAX_IN = 8, GRAPH_MAX_OUT = 3 };
 
-enum tensor_dtype { TENSOR_F32, TENSOR_F16 };
-static inline size_t tensor_texel_bytes(enum tensor_dtype d) { return d == TENSOR_F16 ? 8 : 16; }
-
 /* A set of tensors placed once and shared by programs: a model's weights, an adapter's parameters.
  * Banks repeat the same layout: gradient and optimiser moments of a parameter set. */
 /* GRAD_SUM: gradients added up over micro-batches. EMA: moving average of the values. */
@@ -29,13 +27,16 @@ enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_
 struct tensor_slot {
     const char *name; /* canonical dotted path, e.g. "down_blocks.0.resnets.0.conv1.weight" */
     struct shape shape;
+    enum tensor_dtype dtype; /* the set's, or its matrix_dtype */
     int chunk;      /* which allocation of the set */
-    int64_t offset; /* texels from the chunk's start */
+    int64_t offset; /* texels of the set's dtype from the chunk's start */
 };
 struct tensor_set {
     struct arena *arena;
     const char *name;
     enum tensor_dtype dtype;
+    enum tensor_dtype matrix_dtype; /* of large matrices and convolutions; tensor_set_narrow */
+    int narrow_least;
     bool trainable;
     struct tensor_slot *slots;
     int n_slots, cap_slots;
@@ -45,6 +46,12 @@ struct tensor_set {
 };
 struct tensor_set *tensor_set_create(struct arena *parent, const char *name, enum tensor_dtype dtype,
                                      bool trainable, int64_t max_chunk_bytes);
+/* Matrices and convolutions of at least `least` inputs and outputs that are added from now on are stored as `dtype`:
+ * f16, int8 or nf4. For frozen sets; the rest (biases, norms, first and last layers) keeps the set's own. */
+enum { TENSOR_NARROW_LEAST = 32 }; /* what models use */
+void tensor_set_narrow(struct tensor_set *set, enum tensor_dtype dtype, int least);
+/* Bytes on the device of a tensor of this shape, scales included. */
+int64_t tensor_bytes(enum tensor_dtype dtype, struct shape shape);
 /* Adds a tensor and places it; returns its slot. */
 int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape);
 int tensor_set_find(const struct tensor_set *set, const char *name); /* -1 if absent */

@@ -12,15 +12,31 @@ struct tensor_set *tensor_set_create(struct arena *parent, const char *name, enu
     struct tensor_set *set = arena_alloc(a, sizeof *set);
     set->arena = a;
     set->name = arena_strdup(a, name);
-    set->dtype = dtype;
+    set->dtype = set->matrix_dtype = dtype;
     set->trainable = trainable;
     int64_t bytes = max_chunk_bytes ? max_chunk_bytes : ((int64_t)2 << 30) - 65536;
     set->max_chunk_texels = bytes / (int64_t)tensor_texel_bytes(dtype);
     return set;
 }
 
+void tensor_set_narrow(struct tensor_set *set, enum tensor_dtype dtype, int least) {
+    assert(!set->trainable);
+    set->matrix_dtype = dtype, set->narrow_least = least;
+}
+
+int64_t tensor_bytes(enum tensor_dtype dtype, struct shape shape) {
+    return quant_is_coded(dtype) ? quant_bytes(dtype, shape) : shape_texels(shape) * (int64_t)tensor_texel_bytes(dtype);
+}
+
+static enum tensor_dtype slot_dtype(const struct tensor_set *set, struct shape shape) {
+    bool large = shape.w >= set->narrow_least && shape.c >= set->narrow_least;
+    return quant_fits(shape) && shape.w > 1 && large ? set->matrix_dtype : set->dtype;
+}
+
 int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape) {
-    int64_t texels = (shape_texels(shape) + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+    enum tensor_dtype dtype = slot_dtype(set, shape);
+    int64_t texel = (int64_t)tensor_texel_bytes(set->dtype), texels = (tensor_bytes(dtype, shape) + texel - 1) / texel;
+    texels = (texels + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
     int last = set->n_chunks - 1;
     if (last < 0 || set->chunk_texels[last] + texels > set->max_chunk_texels) {
         assert(set->n_chunks < (int)(sizeof set->chunk_texels / sizeof set->chunk_texels[0]));
@@ -33,7 +49,7 @@ int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape)
         if (set->n_slots) memcpy(slots, set->slots, (size_t)set->n_slots * sizeof *slots);
         set->slots = slots, set->cap_slots = cap;
     }
-    set->slots[set->n_slots] = (struct tensor_slot){arena_strdup(set->arena, name), shape, last, set->chunk_texels[last]};
+    set->slots[set->n_slots] = (struct tensor_slot){arena_strdup(set->arena, name), shape, dtype, last, set->chunk_texels[last]};
     set->chunk_texels[last] += texels;
     return set->n_slots++;
 }

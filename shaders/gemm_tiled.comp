@@ -16,6 +16,7 @@ layout(constant_id = 6) const int STRIDE = 1;
 layout(constant_id = 7) const int UP = 0;
 layout(constant_id = 8) const int DX = 0;
 layout(constant_id = 9) const int EPILOGUE = 0; // bit 0 bias, bit 1 res
+layout(constant_id = 10) const int CODE = 0;    // 2 int8, 3 nf4 (enum tensor_dtype); 0: w as STORAGE says
 #include "lib/gather.glsl"
 layout(push_constant) uniform Push { push_gemm_tiled p; };
 
@@ -24,6 +25,13 @@ const int BM = 16 * TM, BN = 64;
 const int XL = (BM + 31) / 32; // rows an invocation stages
 shared vec4 xs[KP * BM];
 shared vec4 ws[KP * BN];
+
+#include "lib/decode.glsl"
+
+// Texel of w: its row `row` (taps included) of plane `plane`.
+vec4 load_w(int plane, int row) {
+    return CODE == 0 ? LOAD(1, p.w, plane * p.w_stride + row) : decode_texel(plane, row);
+}
 
 // A plane of the contraction: tap and plane in the tap, stepped without division.
 struct plane_at { int tap, plane; };
@@ -46,6 +54,7 @@ void main() {
     // Staging w across rows: 8 pairs of rows x 16 planes of channels.
     const int pair = t & 7, w_channels = t >> 3;
 
+    if (CODE == 3) decode_prepare(t);
     ivec3 pixel[XL];
     [[unroll]] for (int i = 0; i < XL; i++) pixel[i] = pixel_of(m0 + x_lane + 32 * i, ivec2(p.dst_h, p.dst_w));
     plane_at x_at = plane_first(first + x_plane), w_at = plane_first(first + (TRANS != 0 ? pair >> 1 : x_plane));
@@ -70,16 +79,16 @@ void main() {
             [[unroll]] for (int i = 0; i < 2; i++) {
                 int n = x_lane + 32 * i;
                 vec4 v = vec4(0);
-                if (x_in && n0 + n < p.w_rows) v = LOAD(1, p.w, w_at.plane * p.w_stride + w_tap * p.w_rows + n0 + n);
+                if (x_in && n0 + n < p.w_rows) v = load_w(w_at.plane, w_tap * p.w_rows + n0 + n);
                 ws[x_plane * BN + n] = v;
             }
         } else {
             int k = w_at.plane * 4 + (pair & 1) * 2, plane = n0 / 4 + w_channels;
-            int at = plane * p.w_stride + w_tap * p.w_rows + k;
+            int at = w_tap * p.w_rows + k;
             bool w_in = k0 + (pair >> 1) < last && plane * 4 < p.channels;
             vec4 a = vec4(0), b = vec4(0);
-            if (w_in && k < p.w_rows) a = LOAD(1, p.w, at);
-            if (w_in && k + 1 < p.w_rows) b = LOAD(1, p.w, at + 1);
+            if (w_in && k < p.w_rows) a = load_w(plane, at);
+            if (w_in && k + 1 < p.w_rows) b = load_w(plane, at + 1);
             int to = (pair >> 1) * BN + w_channels * 4;
             [[unroll]] for (int c = 0; c < 4; c++) {
                 if ((pair & 1) == 0) ws[to + c].xy = vec2(a[c], b[c]);

@@ -34,6 +34,9 @@ enum mode {
     MODE_PLAIN,   /* guarded outputs, inputs from IO */
     MODE_FROZEN,  /* the weight is a slot of a frozen set: kernels may prepare it once */
     MODE_IN_PLACE, /* the input that the result may replace dies here */
+    MODE_HALF,     /* frozen weight in f16, int8, nf4 (graph/quant.h): the reference sees the decoded numbers */
+    MODE_INT8,
+    MODE_NF4,
     MODES
 };
 struct trial {
@@ -99,6 +102,10 @@ static void guard_result(struct trial *t, int i) {
     t->guarded[i] = set;
 }
 
+static enum tensor_dtype narrow_dtype(enum mode m) {
+    return m == MODE_HALF ? TENSOR_F16 : m == MODE_INT8 ? TENSOR_INT8 : m == MODE_NF4 ? TENSOR_NF4 : TENSOR_F32;
+}
+
 static bool build(struct trial *t) {
     const struct op_case *c = t->c;
     struct graph *g = t->g = graph_create(t->a, t->rig->storage);
@@ -106,8 +113,9 @@ static bool build(struct trial *t) {
     for (int i = 0; i < GRAPH_MAX_IN; i++) {
         in[i] = t->source[i] = -1;
         if (!c->in[i].n) continue;
-        if (i == 1 && t->mode == MODE_FROZEN) {
+        if (i == 1 && (t->mode == MODE_FROZEN || narrow_dtype(t->mode))) {
             t->weights = tensor_set_create(t->a, "weights", t->rig->storage, false, 0);
+            if (narrow_dtype(t->mode)) tensor_set_narrow(t->weights, narrow_dtype(t->mode), 1);
             in[i] = t->source[i] = graph_slot(g, t->weights, SET_DATA, tensor_set_add(t->weights, "w", c->in[i]));
             continue;
         }
@@ -128,8 +136,24 @@ static bool build(struct trial *t) {
     return true;
 }
 
+static float *to_float(struct trial *t, const double *d, int64_t n) {
+    float *f = arena_alloc(t->a, (size_t)n * sizeof *f);
+    for (int64_t i = 0; i < n; i++) f[i] = (float)d[i];
+    return f;
+}
+
 static void to_storage(struct trial *t, int value) {
-    bool f16 = graph_value(t->g, value)->dtype == TENSOR_F16;
+    const struct value *v = graph_value(t->g, value);
+    bool f16 = v->dtype == TENSOR_F16;
+    if (quant_is_coded(v->dtype)) {
+        int64_t n = shape_elems(v->shape);
+        float *f = to_float(t, t->data[value], n);
+        void *coded = arena_alloc(t->a, (size_t)quant_bytes(v->dtype, v->shape));
+        quant_pack(coded, v->dtype, v->shape, f);
+        quant_unpack(f, v->dtype, v->shape, coded);
+        for (int64_t i = 0; i < n; i++) t->data[value][i] = (double)f[i];
+        return;
+    }
     for (int64_t i = 0; i < shape_elems(graph_shape(t->g, value)); i++) {
         float f = (float)t->data[value][i];
         t->data[value][i] = (double)(f16 ? half_to_float(half_from_float(f)) : f);
@@ -150,12 +174,6 @@ static void reference(struct trial *t) {
             out[i] = t->data[node->out[i]] =
                 arena_alloc(t->a, (size_t)shape_elems(graph_shape(t->g, node->out[i])) * sizeof(double));
     op_table[node->op].ref(t->g, node, in, out);
-}
-
-static float *to_float(struct trial *t, const double *d, int64_t n) {
-    float *f = arena_alloc(t->a, (size_t)n * sizeof *f);
-    for (int64_t i = 0; i < n; i++) f[i] = (float)d[i];
-    return f;
 }
 
 /* Sets: weights filled, guarded ones full of the guard value (but for the reserved zero texels). */
@@ -270,13 +288,13 @@ static bool try_row(struct rig *rig, const struct op_case *c, const struct kerne
     bool ok = build(&t);
     if (ok) {
         struct kernel_query q = {t.g, &t.g->nodes[t.node], gpu_device_caps(rig->dev)};
-        if (!row->fits || row->fits(&q)) {
+        if (kernel_accepts(row, &q)) {
             reference(&t);
             ok = run(&t, &prog);
             ++*ran;
         }
     }
-    static const char *const modes[MODES] = {"", ", frozen weight", ", in place"};
+    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", weight in f16", ", weight in int8", ", weight in nf4"};
     if (!ok) print_error("%s__%s, %s%s: %s\n", op_table[c->op].name, row->variant, c->name, modes[mode], t.why);
     gpu_program_destroy(&prog);
     gpu_set_destroy(&t.weights_data);
@@ -310,6 +328,7 @@ static void test_op(void **state) {
             if (c->op != t->op || (c->big && t->rig->cls == KERNEL_GPU && test_device_is_cpu())) continue;
             bad += !try_row(t->rig, c, row, MODE_PLAIN, &ran);
             if (has_weight(t->op)) bad += !try_row(t->rig, c, row, MODE_FROZEN, &ran);
+            for (int m = MODE_HALF; m < MODES && row->decodes; m++) bad += !try_row(t->rig, c, row, (enum mode)m, &ran);
             if (in_place_case(c) && !c->big) bad += !try_row(t->rig, c, row, MODE_IN_PLACE, &ran);
         }
         if (!ran) print_error("%s__%s accepts no case\n", op_table[t->op].name, row->variant), bad++;
@@ -331,7 +350,7 @@ static void test_every_case_has_a_row(void **state) {
         bool any = false;
         for (int r = 0; r < kernel_count; r++) {
             const struct kernel *row = &kernel_table[r];
-            any |= row->op == t.c->op && row->cls == rig->cls && (!row->fits || row->fits(&q));
+            any |= row->op == t.c->op && row->cls == rig->cls && kernel_accepts(row, &q);
         }
         if (!any) fail_msg("no kernel for %s (%s)", op_table[t.c->op].name, t.c->name);
         arena_destroy(&t.a);

@@ -54,10 +54,16 @@ static const struct op_case layers[] = {
      {T(1, 1024, 512), T(1, 1024, 512), T(1, 1024, 512), T(1, 1024, 512), T(1, 1024, 1), T(1, 1024, 512)}},
 };
 
-/* Records one node as the engine would: inputs stored as activations are. */
-static bool record(struct gpu_device *dev, const struct op_case *c) {
+static bool has_weight(enum op op) { return op == OP_MATMUL || op == OP_CONV2D || op == OP_CONV2D_DX; }
+
+/* Records one node as the engine would: inputs stored as activations are, the weight in int8 or nf4 if `narrow` says so. */
+static bool record(struct gpu_device *dev, const struct op_case *c, enum tensor_dtype narrow) {
+    if (narrow && (!has_weight(c->op) || !quant_fits(c->in[1]))) return true;
     struct error err = {""};
     struct arena *a = arena_create(NULL);
+    struct tensor_set *weights = tensor_set_create(a, "weights", gpu_device_storage(dev), false, 0);
+    struct gpu_set *data = NULL;
+    if (narrow) tensor_set_narrow(weights, narrow, 1);
     struct graph *g = graph_create(a, gpu_device_storage(dev));
     int in[GRAPH_MAX_IN];
     for (int i = 0; i < GRAPH_MAX_IN; i++) in[i] = c->in[i].n ? graph_copy(g, graph_io(g, "input", c->in[i])) : -1;
@@ -66,13 +72,19 @@ static bool record(struct gpu_device *dev, const struct op_case *c) {
                       c->op == OP_GROUP_NORM_DX || c->op == OP_GROUP_NORM_DP || c->op == OP_LAYER_NORM_DX || c->op == OP_LAYER_NORM_DP;
     for (int i = 0; statistics && i < GRAPH_MAX_IN; i++) /* some of their inputs are f32 always: keep all so */
         if (in[i] >= 0) in[i] = g->nodes[graph_value(g, in[i])->producer].in[0];
+    if (narrow) {
+        in[1] = graph_slot(g, weights, SET_DATA, tensor_set_add(weights, "w", c->in[1]));
+        data = gpu_set_create(dev, weights, SET_DATA, &err);
+    }
     int node = op_case_append(g, c, in);
     if (node >= 0) g->values[g->nodes[node].out[0]].keep = true;
-    struct gpu_program_params p = {.name = c->name};
+    struct gpu_binding binding = {weights, SET_DATA, data};
+    struct gpu_program_params p = {.name = c->name, .bindings = &binding, .n_bindings = data != NULL};
     struct gpu_program *prog = graph_ok(g, &err) ? gpu_program_create(dev, g, &p, &err) : NULL;
     if (!prog) fprintf(stderr, "%s, %s: %s\n", op_table[c->op].name, c->name, err.text);
     bool ok = prog != NULL;
     gpu_program_destroy(&prog);
+    gpu_set_destroy(&data);
     arena_destroy(&a);
     return ok;
 }
@@ -83,8 +95,9 @@ static bool list_pipelines(bool f32) {
     struct gpu_device *dev = gpu_device_create(&params, &err);
     if (!dev) return fprintf(stderr, "%s\n", err.text), false;
     bool ok = true;
-    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) ok = record(dev, &layers[i]) && ok;
-    for (int i = 0; i < op_case_count && !f32; i++) ok = record(dev, &op_cases[i]) && ok;
+    for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
+        ok = record(dev, &layers[i], TENSOR_F32) && record(dev, &layers[i], TENSOR_INT8) && record(dev, &layers[i], TENSOR_NF4) && ok;
+    for (int i = 0; i < op_case_count && !f32; i++) ok = record(dev, &op_cases[i], TENSOR_F32) && ok;
     static struct gpu_pipeline_use use[MAX_PIPELINES];
     int n = gpu_device_pipelines(dev, use, MAX_PIPELINES);
     for (int i = 0; i < n && listing->n < MAX_PIPELINES; i++) {

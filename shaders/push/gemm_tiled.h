@@ -1,6 +1,7 @@
 /* Read by C and GLSL. y[rows][channels] = sum over taps and source planes of x * w, + bias + res. */
 struct push_gemm_tiled {
     REF x, w, bias, res, y;
+    REF scale;                /* of a coded w, whose w_stride counts tiles of 4 rows (graph/quant.h) */
     int x_stride, w_stride, res_stride, y_stride;
     int rows, channels;       /* of y */
     int tap_planes;           /* planes of x, each tap contracts them all */
