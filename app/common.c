@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/log.h"
 #include "base/os.h"
@@ -14,7 +15,8 @@
 static const struct option rows[] = {
     {"device", OPTION_TEXT, FIELD(device), "NAME",
      "cpu, gpu, an index of `atelier devices` or part of a name\n(the best: discrete, integrated, then CPU)"},
-    {"memory", OPTION_INT, FIELD(memory_mib), "MIB", "use at most this much device memory", 1, 1 << 24},
+    {"memory", OPTION_TEXT, FIELD(memory), "SIZE", "use at most this much device memory: MiB, or like 4GB, 3.5GiB, 900MB"},
+    {"weights", OPTION_CHOICE, FIELD(weights), "TYPE", "how the UNet's weights lie on the device: f32, f16, int8 or nf4\n(as the device computes: f16 on GPUs, f32 on CPUs); int8 and nf4\nalso serve as the frozen base of training", .choices = "f32|f16|int8|nf4"},
     {"threads", OPTION_INT, FIELD(threads), "N", "threads of the CPU device and of the host (one per core)", 1, 256},
     {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
@@ -40,16 +42,39 @@ void common_apply(const struct common *c) {
     os_setenv_default("ATELIER_THREADS", text);
 }
 
+static enum engine_weights weights_choice(const char *name) {
+    static const char *const names[] = {"", "f32", "f16", "int8", "nf4"};
+    for (int i = ENGINE_WEIGHTS_F32; name && i <= ENGINE_WEIGHTS_NF4; i++)
+        if (!strcmp(name, names[i])) return (enum engine_weights)i;
+    return ENGINE_WEIGHTS_AUTO;
+}
+
+bool common_bytes_parse(const char *text, int64_t *bytes, struct error *e) {
+    static const struct { const char *name; double size; } units[] = {
+        {"", 1048576}, {"m", 1048576}, {"mib", 1048576}, {"mb", 1e6}, {"g", 1073741824}, {"gib", 1073741824}, {"gb", 1e9}};
+    char *end;
+    double v = strtod(text, &end);
+    while (*end == ' ') end++;
+    for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
+        if (!strcasecmp(end, units[i].name) && v > 0 && v * units[i].size < 0x1p50) {
+            *bytes = (int64_t)(v * units[i].size);
+            return true;
+        }
+    return error_set(e, "--memory takes a size like 3000 (MiB), 4GB or 3.5GiB, not \"%s\".", TEXT_SHOW(text));
+}
+
 struct engine *common_engine(const struct common *c, const char *model, struct error *e) {
+    int64_t limit = 0;
+    if (c->memory && !common_bytes_parse(c->memory, &limit, e)) return NULL;
     struct arena *a = arena_create(NULL);
     const char *cache = os_cache_dir(a);
     struct error ignored;
     if (!os_dir_make(cache, &ignored)) cache = NULL; /* a cache is a comfort */
     struct engine_params p = {
         .gpu = {.device = c->device, .validate = c->validate || getenv("ATELIER_VALIDATE"), .f32 = c->f32, .cache_dir = cache,
-                .memory_limit = (int64_t)c->memory_mib << 20,
+                .memory_limit = limit,
                 .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
-        .model = model, .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
+        .model = model, .weights = weights_choice(c->weights), .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
     struct engine *engine = engine_open(&p, e);
     arena_destroy(&a);
     if (engine) log_debug("device: %s", gpu_device_name(engine->dev));

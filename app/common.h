@@ -6,8 +6,8 @@
 #include "engine/engine.h"
 
 struct common {
-    const char *device, *class_name, *kernel, *config;
-    int memory_mib, threads;
+    const char *device, *class_name, *kernel, *config, *weights, *memory;
+    int threads;
     bool debug, quiet, validate, step, nan, check, f32;
 };
 struct option_table common_table(struct common *c);
@@ -20,6 +20,8 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
  * returns ok && ... */
 bool common_close(struct engine **engine, bool ok, struct error *e);
 
+/* "3000" (MiB), "4GB" (1e9), "3.5GiB", "900M"; false with a sentence otherwise. */
+bool common_bytes_parse(const char *text, int64_t *bytes, struct error *e);
 /* "3.2 GiB", "410 MiB", "12 KiB". */
 enum { COMMON_BYTES_TEXT = 48 };
 char *common_bytes_text(int64_t bytes, char dst[COMMON_BYTES_TEXT]);

@@ -7,6 +7,11 @@
 
 static const char *keep(struct arena *a, const char *s) { return s ? arena_strdup(a, s) : NULL; }
 
+enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype storage) {
+    static const enum tensor_dtype dtypes[] = {0, TENSOR_F32, TENSOR_F16, TENSOR_INT8, TENSOR_NF4};
+    return w == ENGINE_WEIGHTS_AUTO ? storage : dtypes[w];
+}
+
 struct engine *engine_open(const struct engine_params *p, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct engine *e = arena_alloc(a, sizeof *e);
@@ -16,7 +21,8 @@ struct engine *engine_open(const struct engine_params *p, struct error *err) {
     e->params.gpu.device = keep(a, p->gpu.device), e->params.gpu.cache_dir = keep(a, p->gpu.cache_dir);
     e->dev = gpu_device_create(&e->params.gpu, err);
     if (!e->dev) goto fail;
-    struct model_params mp = {gpu_device_storage(e->dev), gpu_device_max_chunk(e->dev)};
+    enum tensor_dtype storage = gpu_device_storage(e->dev);
+    struct model_params mp = {storage, gpu_device_max_chunk(e->dev), engine_weights_dtype(p->weights, storage)};
     if (p->model && !(e->model = model_open(e->params.model, &mp, err))) goto fail;
     return e;
 fail:

@@ -5,9 +5,13 @@
 
 enum engine_part { ENGINE_UNET, ENGINE_VAE, ENGINE_TEXT, ENGINE_TEXT_2, ENGINE_PARTS };
 
+/* How the UNet's matrices and convolutions lie on the device: as activations do there, or as said. */
+enum engine_weights { ENGINE_WEIGHTS_AUTO, ENGINE_WEIGHTS_F32, ENGINE_WEIGHTS_F16, ENGINE_WEIGHTS_INT8, ENGINE_WEIGHTS_NF4 };
+
 struct engine_params {
     struct gpu_params gpu;
     const char *model;
+    enum engine_weights weights;
     bool step, nan, check; /* debugging of every program (gpu/program.h) */
     const char *force_kernel;
 };
@@ -19,6 +23,7 @@ struct engine {
     struct gpu_set *parts[ENGINE_PARTS];
     double upload_seconds;
 };
+enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype storage);
 struct engine *engine_open(const struct engine_params *p, struct error *err);
 void engine_close(struct engine **e);
 /* Uploads a part unless it is there; frees it. */

@@ -50,7 +50,10 @@ static bool load_text(struct model *m, struct model_text *t, const struct model_
 }
 
 static bool load_weights(struct model *m, const struct model_params *p, struct error *err) {
-    m->unet_params = declare(m, "The UNet", p);
+    struct model_params unet = *p;
+    if (p->weights == TENSOR_F32) unet.storage = TENSOR_F32;
+    m->unet_params = declare(m, "The UNet", &unet);
+    if (p->weights != unet.storage) tensor_set_narrow(m->unet_params->set, p->weights, TENSOR_NARROW_LEAST);
     m->vae_params = declare(m, "The VAE", p);
     m->unet_targets.arena = m->arena;
     if (!unet_declare(m->unet_params, &m->unet, &m->unet_targets, err) || !vae_declare(m->vae_params, &m->vae, err)) return false;

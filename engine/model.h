@@ -38,6 +38,7 @@ struct model {
 struct model_params {
     enum tensor_dtype storage; /* of frozen weights on the device */
     int64_t max_chunk_bytes;
+    enum tensor_dtype weights; /* of the UNet's matrices and convolutions: storage, or narrower (tensor_set_narrow) */
 };
 /* NULL with one sentence naming file and key when anything is missing, misshaped or unknown. */
 struct model *model_open(const char *path, const struct model_params *p, struct error *err);
