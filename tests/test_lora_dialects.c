@@ -1,6 +1,7 @@
 /* Adapter files in other programs' spellings, and files that are wrong. */
 #include "tests/support/cm.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "base/arena.h"
 #include "base/os.h"
 #include "io/json.h"
+#include "lora/delta.h"
 #include "lora/file.h"
 #include "tests/support/lora_model.h"
 
@@ -91,12 +93,78 @@ static void test_analog(void **state) {
     lora_test_model_close(&m);
 }
 
+/* ---- What the reference libraries make of each spelling (tests/reference/make_dialects.py) ---- */
+
+/* [out] += what the layer makes of cos(0.7 * [0, 1, ...]), in the order of the file's [out,in,k,k]. */
+static float *probe(const struct lora_module *m, struct arena *a) {
+    struct shape s = m->target->weight;
+    struct error e = {0};
+    size_t out = (size_t)s.w, in = (size_t)s.c, taps = (size_t)s.n;
+    float *dw = arena_alloc_n(a, taps * out, in * sizeof *dw), *y = arena_alloc_n(a, out, sizeof *y);
+    if (!lora_module_delta(m, NULL, dw, NULL, &e)) fail_msg("%s", e.text);
+    for (size_t o = 0; o < out; o++) {
+        double sum = 0;
+        for (size_t i = 0; i < in; i++)
+            for (size_t t = 0; t < taps; t++) sum += dw[(t * out + o) * in + i] * cos(0.7 * (double)(i * taps + t));
+        y[o] = (float)sum;
+    }
+    return y;
+}
+
+static void compare_probe(const char *name, const struct lora_module *m, const struct st_file *golden, struct arena *a) {
+    const char *key = arena_printf(a, "%s.%s", lora_part_name(m->part), m->target->path);
+    const struct st_tensor *t = st_find(golden, key);
+    if (!t) fail_msg("%s: the reference left %s as it was", name, key);
+    size_t n = (size_t)m->target->weight.w;
+    float *want = arena_alloc_n(a, n, sizeof *want), *got = probe(m, a), range = 0;
+    if (!st_read_f32(t, want, n, NULL)) fail_msg("%s: %s has another size", name, key);
+    for (size_t i = 0; i < n; i++) range = fmaxf(range, fabsf(want[i]));
+    assert_true(range > 0);
+    for (size_t i = 0; i < n; i++)
+        if (!(fabsf(got[i] - want[i]) <= 1e-4f * range)) fail_msg("%s, %s [%zu]: %g, wanted %g", name, key, i, (double)got[i], (double)want[i]);
+}
+
+static void test_spellings(void **state) {
+    static const struct { const char *model, *name, *dialect; bool folder; int n_embeddings; } rows[] = {
+        {"mini-sd1", "kohya", "kohya"},
+        {"mini-sd1", "diffusers", "peft"},
+        {"mini-sd1", "diffusers-old", "diffusers"},
+        {"mini-sd1", "processors", "diffusers processor"},
+        {"mini-sd1", "peft-unet", "peft", .folder = true},
+        {"mini-sd1", "peft-text", "peft", .folder = true},
+        {"mini-sd1", "cloneofsimo", "cloneofsimo", .n_embeddings = 1},
+        {"mini-sd1", "cloneofsimo-extended", "cloneofsimo", .n_embeddings = 1},
+        {"mini-sd1", "comfy", "peft"},
+        {"mini-sd1", "lycoris", "kohya"},
+        {"mini-sdxl", "sdxl-kohya", "kohya"},
+        {"mini-sdxl", "b-lora", "diffusers"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct lora_test_model m;
+        struct error e = {0};
+        lora_test_model_mini(&m, rows[i].model);
+        const char *base = arena_printf(m.arena, "%s/tests/data/dialects/%s", ATELIER_SOURCE_DIR, rows[i].name);
+        struct lora_file *f = lora_file_open(rows[i].folder ? base : arena_printf(m.arena, "%s.safetensors", base), m.keys, &e);
+        struct st_file *golden = f ? st_open(arena_printf(m.arena, "%s.golden.safetensors", base), &e) : NULL;
+        if (!golden) fail_msg("%s", e.text);
+        if (f->n_by_status[LORA_MATCHED] != f->n_modules || f->n_foreign || f->n_embeddings != rows[i].n_embeddings)
+            fail_msg("%s: %s", rows[i].name, lora_file_report(f, m.arena));
+        if (!lora_file_require_match(f, m.keys, &e)) fail_msg("%s", e.text);
+        assert_int_equal(f->n_modules, st_count(golden));
+        assert_string_equal(f->dialect, rows[i].dialect);
+        for (int k = 0; k < f->n_modules; k++) compare_probe(rows[i].name, &f->modules[k], golden, m.arena);
+        st_close(&golden);
+        lora_file_close(&f);
+        lora_test_model_close(&m);
+    }
+}
+
 static int make_folder(void **state) { return mkdtemp(folder) ? 0 : 1; }
 static int remove_folder(void **state) { return rmdir(folder); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_analog),
+        cmocka_unit_test(test_analog), cmocka_unit_test(test_spellings),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
