@@ -95,7 +95,7 @@ struct generator *generator_create(struct engine *e, const struct generate_param
     g->guided = guidance_is_needed(p->cfg) && !e->model->unet.time_cond_dim;
     g->scratch = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
     g->prediction = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
-    struct prompter_params pp = {.style = p->prompt_style, .clip_skip = p->clip_skip, .adapter = p->adapter};
+    struct prompter_params pp = {.style = p->prompt_style, .clip_skip = p->clip_skip, .adapter = p->adapter, .words = p->words};
     if (!make_schedule(g, err) || !(g->prompter = prompter_create(e, &pp, err))) goto fail;
     if (!(g->vae = vae_session_create(e, false, 1, p->w, p->h, err))) goto fail;
     return g;

@@ -16,7 +16,8 @@ struct generate_params {
     const char *sampler, *schedule; /* NULL: ddim, default */
     const struct adapter *adapter;  /* NULL: none */
     enum prompt_style prompt_style;
-    int clip_skip; /* engine/prompt.h */
+    int clip_skip;                      /* engine/prompt.h */
+    const struct embedding_list *words; /* learnt words; NULL: none */
 };
 struct generate_picture {
     const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */

@@ -21,12 +21,15 @@ struct prompter {
     struct kept *kept;
     int n_kept;
     float *strength; /* that `kept` was encoded with */
+    struct prompt_word *words; /* of params.words */
+    int n_words;
 };
 
 /* One window to be encoded, and what comes out. */
 struct job {
     const int32_t *ids[MODEL_MAX_TEXTS];
     const bool *unseen; /* [window] or NULL */
+    const struct prompt_chunk *chunk; /* its learnt words */
     float *hidden, *pooled;
 };
 /* One stretch of runs on its way. */
@@ -74,6 +77,9 @@ struct prompter *prompter_create(struct engine *e, const struct prompter_params 
     struct prompter *p = arena_alloc(a, sizeof *p);
     *p = (struct prompter){.arena = a, .e = e, .params = *params, .skip = skip, .window = model_window(e->model),
                            .dim = model_context_dim(e->model), .pooled_dim = model_pooled_dim(e->model)};
+    p->n_words = params->words ? params->words->n : 0;
+    p->words = arena_alloc_n(a, (size_t)p->n_words + 1, sizeof *p->words);
+    for (int i = 0; i < p->n_words; i++) p->words[i] = (struct prompt_word){params->words->items[i].word, params->words->items[i].n};
     p->strength = arena_alloc_n(a, params->adapter ? (size_t)params->adapter->n + 1 : 1, sizeof(float));
     return p;
 }
@@ -114,7 +120,7 @@ static int add_job(struct batch *b, const struct piece *piece, int window, const
     }
     struct job *j = &b->jobs[b->n];
     for (int i = 0; i < b->p->e->model->n_texts; i++) j->ids[i] = piece->chunks[i].items[window].ids;
-    j->unseen = unseen;
+    j->unseen = unseen, j->chunk = &piece->chunks[0].items[window];
     j->hidden = arena_alloc_n(b->a, (size_t)b->p->window, (size_t)b->p->dim * sizeof(float));
     j->pooled = arena_alloc_n(b->a, (size_t)b->p->pooled_dim + 1, sizeof(float));
     return b->n++;
@@ -123,7 +129,7 @@ static int add_job(struct batch *b, const struct piece *piece, int window, const
 static void cut_windows(struct batch *b, const struct prompt_runs *runs, bool split, struct piece *piece) {
     const struct model *m = b->p->e->model;
     for (int i = 0; i < m->n_texts; i++) {
-        struct prompt_chunk_params cp = {.tokenizer = m->texts[i].tokenizer, .split = split};
+        struct prompt_chunk_params cp = {.tokenizer = m->texts[i].tokenizer, .split = split, .words = b->p->words, .n_words = b->p->n_words};
         prompt_chunk(b->a, runs, &cp, &piece->chunks[i]);
         if (piece->chunks[i].n < piece->chunks[0].n) piece->chunks[0].n = piece->chunks[i].n;
     }
@@ -202,6 +208,22 @@ static bool make_draft(struct batch *b, const char *text, struct draft *d, struc
 
 /* ---- Encoding ---- */
 
+/* The learnt words of n jobs. */
+static struct text_splice *list_splices(const struct prompter *p, const struct job *jobs, int n, struct arena *a, int *n_splices) {
+    int total = 0;
+    for (int k = 0; k < n; k++) total += jobs[k].chunk->n_splices;
+    struct text_splice *list = arena_alloc_n(a, (size_t)total + 1, sizeof *list);
+    *n_splices = total;
+    for (int k = 0, at = 0; k < n; k++)
+        for (int i = 0; i < jobs[k].chunk->n_splices; i++, at++) {
+            const struct prompt_splice *s = &jobs[k].chunk->splices[i];
+            list[at].at = k * p->window + s->at;
+            for (int t = 0; t < p->e->model->n_texts; t++)
+                list[at].vectors[t] = p->params.words->items[s->word].vectors[t] + (size_t)s->vector * (size_t)p->e->model->texts[t].cfg.width;
+        }
+    return list;
+}
+
 /* Jobs first..first+n-1, which all have masks or none. */
 static bool run_some(struct batch *b, int first, int n, const float *strength, struct error *err) {
     struct prompter *p = b->p;
@@ -218,6 +240,7 @@ static bool run_some(struct batch *b, int first, int n, const float *strength, s
     }
     struct text_params tp = {.skip = p->skip, .adapter = p->params.adapter, .strength = strength,
                              .unseen = b->jobs[first].unseen ? unseen : NULL};
+    tp.splices = list_splices(p, b->jobs + first, n, a, &tp.n_splices);
     bool ok = engine_encode_text(p->e, (const int32_t *const *)ids, n, &tp, out, pooled, err);
     for (int k = 0; ok && k < n; k++) {
         memcpy(b->jobs[first + k].hidden, out + (size_t)k * window * dim, window * dim * sizeof *out);

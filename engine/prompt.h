@@ -2,6 +2,7 @@
 /* Prompts to what the UNet looks at: parsed in a style, cut into windows, encoded, weighted, joined. What was encoded is
  * kept while the strengths of LoRAs on the text encoders stay the same. Belongs to the engine's thread. */
 #include "engine/adapter.h"
+#include "textenc/embedding.h"
 #include "textenc/prompt.h"
 
 struct prompter_params {
@@ -9,6 +10,7 @@ struct prompter_params {
     /* As A1111 counts, from the last layer of the original model: 1 is SD1's own, 2 that of SD2 and SDXL. 0: the model's. */
     int clip_skip;
     const struct adapter *adapter; /* NULL: none */
+    const struct embedding_list *words; /* learnt words, for the model's text encoders; NULL: none. Must outlive the prompter */
 };
 struct prompt_context {
     const float *rows;                   /* [tokens][model_context_dim] */

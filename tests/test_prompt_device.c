@@ -7,6 +7,16 @@
 
 #include "engine/guide.h"
 
+/* The golden's learnt word, if `what` is about it. */
+static struct embedding_list words_of(struct arena *a, const struct st_file *golden, const struct model *m, const char *what) {
+    struct embedding_list list = {.arena = a, .items = arena_alloc(a, sizeof *list.items)};
+    if (strcmp(what, "word")) return list;
+    list.n = list.cap = 1;
+    list.items[0] = (struct embedding){.word = "<ink>", .n = 2};
+    for (int t = 0; t < m->n_texts; t++) list.items[0].vectors[t] = golden_weight(golden, arena_printf(a, "word.vectors.%d", t), a, NULL);
+    return list;
+}
+
 /* `what` picks the tensors "what.N"; skip.N sets the clip skip, counted from the layers that are there. */
 static int compare(const char *mini, const char *what, enum prompt_style style, double tolerance) {
     struct arena *a = arena_create(NULL);
@@ -15,7 +25,8 @@ static int compare(const char *mini, const char *what, enum prompt_style style, 
     struct st_file *golden = golden_open(arena_printf(a, "%s.prompts", mini));
     bool skips = !strcmp(what, "skip");
     int n = 0, own = e->model->family == NN_FAMILY_SD2 ? 2 : 1;
-    struct prompter_params params = {.style = style};
+    struct embedding_list words = words_of(a, golden, e->model, what);
+    struct prompter_params params = {.style = style, .words = &words};
     struct prompter *p = skips ? NULL : prompter_create(e, &params, &err);
     for (int i = skips;; i++, n++) {
         const char *name = arena_printf(a, "%s.%d", what, i);
@@ -44,6 +55,12 @@ static int compare(const char *mini, const char *what, enum prompt_style style, 
 static void test_a1111(void **state) {
     assert_int_equal(compare("mini-sd1", "a1111", PROMPT_A1111, 1e-5), 7);
     assert_int_equal(compare("mini-sd2", "a1111", PROMPT_A1111, 1e-5), 7);
+    assert_int_equal(compare("mini-sdxl", "a1111", PROMPT_A1111, 1e-5), 7);
+}
+
+static void test_learnt_words(void **state) {
+    static const char *const minis[] = {"mini-sd1", "mini-sd2", "mini-sdxl"};
+    for (int i = 0; i < 3; i++) assert_int_equal(compare(minis[i], "word", PROMPT_A1111, 1e-5), 1);
 }
 
 static void test_compel(void **state) { assert_true(compare("mini-sd1", "compel", PROMPT_COMPEL, 1e-5) > 20); }
@@ -103,7 +120,7 @@ static void test_guide(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a1111),   cmocka_unit_test(test_compel), cmocka_unit_test(test_clip_skip),
+        cmocka_unit_test(test_a1111),   cmocka_unit_test(test_learnt_words), cmocka_unit_test(test_compel), cmocka_unit_test(test_clip_skip),
         cmocka_unit_test(test_padding), cmocka_unit_test(test_guide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

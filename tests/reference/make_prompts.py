@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """tests/data/prompts.json: what compel reads in prompts. tests/data/MINI.prompts.safetensors: contexts of prompts with
 weights and of long ones, for compel from compel itself, for A1111 from its published rules written out here over
-transformers. Needs torch, transformers and compel. Weights come from the committed miniatures; nothing is random."""
+transformers. Needs torch, transformers and compel. Weights come from the committed miniatures; only the learnt word is random."""
 import argparse
 import json
 import os
@@ -9,7 +9,7 @@ import os
 import torch
 from compel import Compel
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 COMPEL = [
@@ -113,24 +113,58 @@ class A1111:
         return torch.cat(parts, 1)
 
 
+WORD, WORD_PROMPT = "<ink>", "a red fox, (<ink>:1.2) by the river"
+
+
+def towers_of(folder):
+    out = []
+    for suffix, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection)):
+        if os.path.isdir(os.path.join(folder, "text_encoder" + suffix)):
+            tokenizer = CLIPTokenizer.from_pretrained(os.path.join(folder, "tokenizer" + suffix))
+            out.append((tokenizer, kind.from_pretrained(os.path.join(folder, "text_encoder" + suffix), torch_dtype=torch.float32).eval()))
+    return out
+
+
+def plain_hidden(encoder, xl):
+    if xl:
+        return lambda ids: encoder(ids, output_hidden_states=True).hidden_states[-2]
+    return lambda ids: encoder(ids).last_hidden_state
+
+
+def learnt_word(towers, xl, generator):
+    """Two vectors a tower as new tokens, as diffusers loads them; the vectors and the context."""
+    out, parts = {}, []
+    for i, (tokenizer, encoder) in enumerate(towers):
+        table = encoder.get_input_embeddings().weight
+        vectors = torch.randn(2, table.shape[1], generator=generator) * table.std()
+        tokenizer.add_tokens([WORD, WORD + "_1"])
+        encoder.resize_token_embeddings(len(tokenizer))
+        encoder.get_input_embeddings().weight.data[-2:] = vectors
+        out[f"word.vectors.{i}"] = vectors
+        parts.append(A1111(tokenizer, encoder).encode(WORD_PROMPT.replace(WORD, f"{WORD} {WORD}_1"), plain_hidden(encoder, xl)))
+    return {**out, "word.0": torch.cat(parts, -1)[0]}
+
+
 @torch.no_grad()
 def contexts(folder, with_compel):
-    tokenizer = CLIPTokenizer.from_pretrained(os.path.join(folder, "tokenizer"))
-    encoder = CLIPTextModel.from_pretrained(os.path.join(folder, "text_encoder"), torch_dtype=torch.float32).eval()
-    out, texts = {}, {}
-    compel = Compel(tokenizer=tokenizer, text_encoder=encoder, truncate_long_prompts=True)
-    for i, text in enumerate(COMPEL if with_compel else []):
-        out[f"compel.{i}"], texts[f"compel.{i}"] = compel(text)[0], text
-    peer = A1111(tokenizer, encoder)
+    towers, out, texts = towers_of(folder), {}, {}
+    xl = len(towers) > 1
+    tokenizer, encoder = towers[0]
+    if with_compel:
+        compel = Compel(tokenizer=tokenizer, text_encoder=encoder, truncate_long_prompts=True)
+        for i, text in enumerate(COMPEL):
+            out[f"compel.{i}"], texts[f"compel.{i}"] = compel(text)[0], text
     for i, text in enumerate(A1111_PROMPTS):
-        out[f"a1111.{i}"], texts[f"a1111.{i}"] = peer.encode(text, lambda ids: encoder(ids).last_hidden_state)[0], text
+        parts = [A1111(t, e).encode(text, plain_hidden(e, xl)) for t, e in towers]
+        out[f"a1111.{i}"], texts[f"a1111.{i}"] = torch.cat(parts, -1)[0], text
     layers = encoder.config.num_hidden_layers
     norm = getattr(encoder, "text_model", encoder).final_layer_norm
-    for skip in range(1, layers + 1):
+    for skip in range(1, layers + 1 if not xl else 1):
         def hidden(ids):
-            states = encoder(ids, output_hidden_states=True).hidden_states
-            return norm(states[layers + 1 - skip])
-        out[f"skip.{skip}"], texts[f"skip.{skip}"] = peer.encode(A1111_PROMPTS[0], hidden)[0], A1111_PROMPTS[0]
+            return norm(encoder(ids, output_hidden_states=True).hidden_states[layers + 1 - skip])
+        out[f"skip.{skip}"], texts[f"skip.{skip}"] = A1111(tokenizer, encoder).encode(A1111_PROMPTS[0], hidden)[0], A1111_PROMPTS[0]
+    out.update(learnt_word(towers, xl, torch.Generator().manual_seed(3)))
+    texts["word.0"] = WORD_PROMPT
     return {k: v.contiguous() for k, v in out.items()}, texts
 
 
@@ -142,7 +176,7 @@ def main():
     with open(os.path.join(args.data, "prompts.json"), "w", encoding="utf-8") as f:
         json.dump({"compel": compel_prompts()}, f, indent=1, ensure_ascii=False)
         f.write("\n")
-    for mini in ("mini-sd1", "mini-sd2"):
+    for mini in ("mini-sd1", "mini-sd2", "mini-sdxl"):
         tensors, texts = contexts(os.path.join(args.data, mini), mini == "mini-sd1")
         path = os.path.join(args.data, mini + ".prompts.safetensors")
         save_file(tensors, path, metadata=texts)
