@@ -47,6 +47,7 @@ static const struct option rows[] = {
 };
 
 struct run {
+    struct generate_options options;
     struct generate_plan plan;
     struct generate_facts facts;
     struct engine *engine;
@@ -145,8 +146,11 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
         log_warn("%s was made with another model (hash %s): expect another picture", o->from, recipe_hash);
     if (r->plan.loras.n && !(r->adapter = adapter_open(r->engine, r->plan.loras.paths, r->plan.loras.n, e))) return false;
     r->facts.adapter = r->adapter;
+    struct prompt_use *prompts = &r->options.prompt_use;
+    if (!prompt_use_load(prompts, m, r->plan.arena, e)) return false;
     struct generate_params gp = {.w = r->facts.w, .h = r->facts.h, .steps = o->steps, .cfg = (float)o->cfg, .rescale = (float)o->rescale,
-                                 .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter};
+                                 .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter,
+                                 .prompt_style = prompt_use_style(prompts), .clip_skip = prompts->clip_skip, .words = &prompts->words};
     gp.has_eta = !isnan(o->eta);
     gp.eta = gp.has_eta ? (float)o->eta : 0;
     gp.noise_delta = (uint64_t)o->ensd;
@@ -170,19 +174,21 @@ static void print_summary(struct run *r) {
 bool cmd_generate(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct common common = {0};
-    struct generate_options o = {.steps = 20, .cfg = 7.5, .count = 1, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
+    struct run r = {.plan = {.arena = a, .loras = {.arena = a}}, .started = os_now_seconds()};
+    struct generate_options *o = &r.options;
+    *o = (struct generate_options){.steps = 20, .cfg = 7.5, .count = 1, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
+    prompt_use_defaults(&o->prompt_use);
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common)}, .n_tables = 2};
+                                 .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), common_table(&common)}, .n_tables = 3};
     struct option_result given;
-    struct run r = {.plan = {.arena = a, .loras = {.arena = a}}, .started = os_now_seconds()};
     const char *recipe_hash = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        r.plan.loras.dir = o.lora_dir;
-        ok = (!o.from || generate_read_recipe(a, &cmd, &given, &o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, &o, e) &&
+        r.plan.loras.dir = o->lora_dir;
+        ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
              load(&r, &common, recipe_hash, e) && draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e));
         if (ok) print_summary(&r);
     }

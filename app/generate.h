@@ -4,6 +4,7 @@
 
 #include "app/common.h"
 #include "app/lora_use.h"
+#include "app/prompt_use.h"
 #include "io/recipe.h"
 
 struct generate_options {
@@ -13,6 +14,7 @@ struct generate_options {
     double cfg, rescale, eta; /* eta NAN: the sampler's own */
     uint64_t seed;
     bool grid;
+    struct prompt_use prompt_use;
 };
 
 /* One prompt in every seed and LoRA factor. */

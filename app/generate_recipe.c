@@ -34,6 +34,8 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (strcmp(o->noise, "torch")) add_extra(p->arena, &r, "RNG", strcmp(o->noise, "philox") ? o->noise : "NV");
     if (o->ensd) add_extra(p->arena, &r, "ENSD", arena_printf(p->arena, "%d", o->ensd));
     if (o->rescale > 0) add_extra(p->arena, &r, "Guidance rescale", arena_printf(p->arena, "%.9g", o->rescale));
+    if (o->negative && !*o->negative) add_extra(p->arena, &r, "Negative prompt given", "empty");
+    prompt_use_write(&o->prompt_use, p->arena, &r);
     return r;
 }
 
@@ -174,7 +176,7 @@ static bool take_sheet(struct reader *d, const char *text) {
 
 static void take_plain(struct reader *d, const struct recipe *r) {
     struct generate_options *o = d->o;
-    if (open_to(d, "negative")) o->negative = r->negative;
+    if (open_to(d, "negative") && (*r->negative || recipe_extra(r, "Negative prompt given"))) o->negative = r->negative;
     if (r->steps && open_to(d, "steps")) o->steps = r->steps;
     if (r->has_cfg && open_to(d, "cfg")) o->cfg = r->cfg;
     if (r->has_seed && open_to(d, "seed")) o->seed = r->seed;
@@ -193,7 +195,9 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         return false;
     for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
-    static const char *const unknown[] = {"Denoising strength", "Hires upscale", "Clip skip", "Variation seed"};
+    struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};
+    if (!prompt_use_read(&d->o->prompt_use, d->a, r, &given, loras->dir, d->e)) return false;
+    static const char *const unknown[] = {"Denoising strength", "Hires upscale", "Variation seed"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         if (recipe_extra(r, unknown[i])) log_warn("%s was made with \"%s\", which is not repeated", d->file, unknown[i]);
     return true;

@@ -252,6 +252,11 @@ bool recipe_parse(struct arena *a, const char *text, struct recipe *out, struct 
     return true;
 }
 
+void recipe_add(struct arena *a, struct recipe *r, const char *key, const char *value) {
+    r->extra = arena_grow(a, r->extra, r->n_extra, r->n_extra + 1, sizeof *r->extra);
+    r->extra[r->n_extra++] = (struct recipe_field){key, value};
+}
+
 const char *recipe_extra(const struct recipe *r, const char *key) {
     for (size_t i = 0; i < r->n_extra; i++)
         if (strcmp(r->extra[i].key, key) == 0) return r->extra[i].value;

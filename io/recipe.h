@@ -47,6 +47,9 @@ char *recipe_format(struct arena *a, const struct recipe *r);
  * there is no line of settings at all. */
 bool recipe_parse(struct arena *a, const char *text, struct recipe *out, struct error *e);
 
+/* One more extra field; the texts must live as long as the recipe. */
+void recipe_add(struct arena *a, struct recipe *r, const char *key, const char *value);
+
 /* Value of an extra field, NULL without one. */
 const char *recipe_extra(const struct recipe *r, const char *key);
 

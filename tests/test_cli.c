@@ -7,6 +7,7 @@
 #include "base/os.h"
 #include "diffusion/sampler.h"
 #include "io/png.h"
+#include "io/safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,6 +255,32 @@ static void recipes_of_a1111(void **s) {
     expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "\"Restart\", which is not here");
 }
 
+/* Styles, clip skip and learnt words are in the recipe; another program's recipe is in A1111's style. */
+static void prompts_in_styles(void **state) {
+    float vectors[2 * 32];
+    struct error e;
+    for (int i = 0; i < 64; i++) vectors[i] = (float)(i % 7 - 3) / 10;
+    struct st_writer *w = st_writer_create();
+    st_writer_add_f32(w, "emb_params", ST_F32, 2, (int64_t[]){2, 32}, vectors);
+    assert_true(st_writer_save(w, scratch_path("ink.safetensors"), &e));
+    st_writer_destroy(&w);
+    RUN_OK("generate " MINI SMALL " --prompt 'a (fox:1.3) [cat:dog:1] BREAK ink AND rain:0.5' --prompt-style a1111 --clip-skip 2 "
+           "--embedding ink.safetensors --out style.png");
+    RUN_OK("generate " MINI "--from style.png --out style2.png");
+    assert_true(same_bytes("style.png", "style2.png"));
+    RUN_OK("generate " MINI "--from style.png --prompt-style diffusers --out style3.png");
+    assert_false(same_bytes("style.png", "style3.png"));
+    RUN_OK("generate " MINI SMALL " --prompt 'fox++ ink, (rain)0.5' --prompt-style compel --embedding dye=ink.safetensors --out compel.png");
+    expect_failure("", "generate " MINI "--from compel.png --out out/x.png", "learnt word \"dye\"");
+    RUN_OK("generate " MINI "--from compel.png --embedding dye=ink.safetensors --out compel2.png");
+    assert_true(same_bytes("compel.png", "compel2.png"));
+    RUN_OK("generate " MINI SMALL " --prompt 'a (fox:1.3)' --out plain.png");
+    assert_non_null(strstr(err_text, "--prompt-style a1111"));
+    expect_failure("", "generate " MINI "--prompt fox --clip-skip 9 --out out/x.png", "--clip-skip 9");
+    expect_failure("", "generate " MINI "--prompt 'fox.swap(cat)' --prompt-style compel --out out/x.png", ".swap()");
+    expect_failure("", "generate " MINI "--prompt fox --embedding $M/mini-sd1.lora.safetensors --out out/x.png", "no textual-inversion");
+}
+
 static void sheets_and_counts(void **s) {
     RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora $M/mini-sd1.lora.safetensors "
            "--strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
@@ -368,8 +395,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
-        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
+        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
         cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),
