@@ -61,12 +61,16 @@ class Case:
                         self.args.guidance, self.args.steps)
 
     def compare_text(self, trace):
-        wanted_ids = ref.token_ids(self.pipe, [self.args.negative, self.args.prompt])
-        wanted = ref.embed_text(self.pipe, [self.args.negative, self.args.prompt])
-        same = torch.equal(trace["token_ids"].reshape(wanted_ids.shape).long(), wanted_ids)
-        self.report.line("token ids", same, "equal" if same else "differ")
-        error = ref.range_error(trace["text_embedding"].reshape(wanted.shape), wanted)
-        self.report.line("text embedding", error <= MAX_TEXT_ERROR, f"{error:.2e} of range")
+        prompts = [self.args.negative, self.args.prompt]
+        for name, second in (("token_ids", False), ("token_ids_2", True))[:1 + ref.is_xl(self.pipe)]:
+            wanted_ids = ref.token_ids(self.pipe, prompts, second)
+            same = torch.equal(trace[name].reshape(wanted_ids.shape).long(), wanted_ids)
+            self.report.line(name.replace("_", " "), same, "equal" if same else "differ")
+        context, pooled = ref.embed_text_pooled(self.pipe, prompts)
+        for name, wanted in (("text_embedding", context), ("pooled_embedding", pooled)):
+            if wanted is not None:
+                error = ref.range_error(trace[name].reshape(wanted.shape), wanted)
+                self.report.line(name.replace("_", " "), error <= MAX_TEXT_ERROR, f"{error:.2e} of range")
 
     def compare_picture(self, what, sampler, lora=None):
         got, trace = self.generate(sampler, lora)
