@@ -168,20 +168,18 @@ static void trace_latents(const struct generator *g, struct st_writer *w, int k,
     trace_f32(w, name, 4, (int64_t[]){1, g->channels, g->lh, g->lw}, chw);
 }
 
-/* As the first step sees it. */
+/* As the first step sees it. The writer keeps a pointer to the ids, so they live as long as the generator. */
 static void trace_text(const struct generator *g, struct st_writer *w) {
     const struct model *m = g->e->model;
     static const char *const names[MODEL_MAX_TEXTS] = {"token_ids", "token_ids_2"};
     if (!w) return;
-    struct arena *a = arena_create(NULL);
     size_t tokens = (size_t)g->tokens;
     for (int i = 0; i < m->n_texts; i++) {
-        int32_t *ids = arena_alloc_n(a, (size_t)g->images * tokens, sizeof *ids);
+        int32_t *ids = arena_alloc_n(g->arena, (size_t)g->images * tokens, sizeof *ids);
         for (int k = 0; k < g->images; k++)
             memcpy(ids + (size_t)k * tokens, g->guide.contexts[g->guide.context_of[k]].ids[i], tokens * sizeof *ids);
         st_writer_add(w, names[i], ST_I32, 2, (int64_t[]){g->images, g->tokens}, ids);
     }
-    arena_destroy(&a);
     trace_f32(w, "text_embedding", 3, (int64_t[]){g->images, g->tokens, model_context_dim(m)}, g->context);
     if (model_pooled_dim(m)) trace_f32(w, "pooled_embedding", 2, (int64_t[]){g->images, model_pooled_dim(m)}, g->pooled);
 }

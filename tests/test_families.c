@@ -87,6 +87,36 @@ static void test_empty_differs(void **state) {
     st_close(&f);
 }
 
+/* A trace holds what went in, for both text encoders. */
+static void test_trace(void **state) {
+    struct page p = page_open("mini-sdxl", part_tolerance);
+    const struct model *m = p.e->model;
+    const char *text = "a photo of a red fox", *path = scratch_path("trace.safetensors");
+    struct generate_params gp = {.w = 32, .h = 32, .steps = 1, .cfg = 5, .sampler = "ddim"};
+    struct st_writer *w = st_writer_create();
+    struct generate_picture picture = {.prompt = text, .negative = "", .seed = 1, .trace = w};
+    struct generator *g = generator_create(p.e, &gp, &p.err);
+    uint8_t *rgb = arena_alloc(p.a, 32 * 32 * 3);
+    if (!g || !generator_run(g, &picture, NULL, rgb, &p.err) || !st_writer_save(w, path, &p.err)) fail_msg("%s", p.err.text);
+    generator_destroy(&g);
+    st_writer_destroy(&w);
+    struct st_file *f = st_open(path, &p.err);
+    if (!f) fail_msg("%s", p.err.text);
+    for (int i = 0; i < m->n_texts; i++) {
+        size_t window = (size_t)model_window(m);
+        const struct st_tensor *ids = st_find(f, i ? "token_ids_2" : "token_ids");
+        int32_t *want = arena_alloc_n(p.a, 2 * window, sizeof *want);
+        tokenizer_encode_window(m->texts[i].tokenizer, "", want, NULL);
+        tokenizer_encode_window(m->texts[i].tokenizer, text, want + window, NULL);
+        assert_non_null(ids);
+        assert_int_equal(ids->bytes, 2 * window * sizeof *want);
+        assert_memory_equal(ids->data, want, ids->bytes);
+    }
+    assert_non_null(st_find(f, "pooled_embedding"));
+    st_close(&f);
+    page_close(&p);
+}
+
 /* ---- Refusals ---- */
 
 static void expect_refused(const char *path, const char *word) {
@@ -119,7 +149,7 @@ static void test_other_families(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_pictures), cmocka_unit_test(test_empty_differs),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_pictures), cmocka_unit_test(test_empty_differs), cmocka_unit_test(test_trace),
                                        cmocka_unit_test(test_other_families)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }
