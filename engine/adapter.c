@@ -56,10 +56,12 @@ static bool add_module(struct adapter *ad, struct engine *e, const struct lora_m
     int model = ad->models[m->part];
     ad->touches[m->part] = true;
     if (low_rank && !add_factors(ad, m, index, model, err)) return false;
-    if (low_rank && !lora_module_has_bias(m)) return true;
+    const struct nn_params *base = part_params(e->model, m->part);
+    bool weight = !low_rank && lora_module_has_weight(m), bias = lora_module_has_bias(m, base);
+    if (!weight && !bias) return true;
     struct source *source = arena_alloc(ad->arena, sizeof *source);
-    *source = (struct source){m, part_params(e->model, m->part)};
-    struct lora_dense dense = {!low_rank && lora_module_has_weight(m), lora_module_has_bias(m), read_delta, source};
+    *source = (struct source){m, base};
+    struct lora_dense dense = {weight, bias, read_delta, source};
     return lora_stack_add_dense(ad->stack, index, model, m->target->path, &dense, err);
 }
 

@@ -14,7 +14,16 @@ static const struct st_tensor *slot_tensor(const struct lora_module *m, int slot
     return slot ? m->tensors[slot] : NULL;
 }
 
-bool lora_module_has_bias(const struct lora_module *m) { return slot_tensor(m, m->kind->bias) != NULL; }
+/* Slot of the layer's weight or bias in the model, -1 without. */
+static int base_slot(const struct lora_module *m, const struct nn_params *base, const char *what) {
+    char name[320];
+    snprintf(name, sizeof name, "%s.%s", m->target->path, what);
+    return base ? nn_params_find(base, name) : -1;
+}
+
+bool lora_module_has_bias(const struct lora_module *m, const struct nn_params *base) {
+    return slot_tensor(m, m->kind->bias) || (m->kind->delta_bias && base_slot(m, base, "bias") >= 0);
+}
 
 bool lora_module_has_weight(const struct lora_module *m) {
     for (int i = 0; i < m->kind->n_slots; i++)
@@ -118,10 +127,8 @@ static bool multiply_out(const struct lora_module *m, float *dw, struct arena *s
 }
 
 static float *read_base(const struct lora_module *m, const struct nn_params *base, struct arena *scratch, struct error *e) {
-    char name[320];
-    snprintf(name, sizeof name, "%s.weight", m->target->path);
-    int slot = base ? nn_params_find(base, name) : -1;
-    if (slot < 0) return error_set(e, "cannot be computed without the model's %s", name), NULL;
+    int slot = base_slot(m, base, "weight");
+    if (slot < 0) return error_set(e, "cannot be computed without the model's %s.weight", m->target->path), NULL;
     float *rows = arena_alloc_n(scratch, (size_t)shape_elems(m->target->weight), sizeof *rows);
     nn_params_read_slot(base, slot, rows);
     return rows;
@@ -136,11 +143,20 @@ static bool read_weight(const struct lora_module *m, const struct nn_params *par
     return ok && (!dora || decompose(m, base, dw, scratch, e));
 }
 
-bool lora_module_delta(const struct lora_module *m, const struct nn_params *base, float *dw, float *db, struct error *e) {
-    assert(m->status == LORA_MATCHED && (!dw || lora_module_has_weight(m)) && (!db || lora_module_has_bias(m)));
-    struct arena *scratch = arena_create(NULL);
+static bool read_bias(const struct lora_module *m, const struct nn_params *base, float *db, struct arena *scratch,
+                      struct error *e) {
     const struct st_tensor *bias = slot_tensor(m, m->kind->bias);
-    bool ok = (!dw || read_weight(m, base, dw, scratch, e)) && (!db || st_read_f32(bias, db, st_tensor_elements(bias), e));
+    if (bias) return st_read_f32(bias, db, st_tensor_elements(bias), e);
+    int slot = base_slot(m, base, "bias");
+    float *values = arena_alloc_n(scratch, (size_t)m->target->weight.w, sizeof *values);
+    nn_params_read_slot(base, slot, values);
+    return m->kind->delta_bias(m, values, db, e);
+}
+
+bool lora_module_delta(const struct lora_module *m, const struct nn_params *base, float *dw, float *db, struct error *e) {
+    assert(m->status == LORA_MATCHED && (!dw || lora_module_has_weight(m)) && (!db || lora_module_has_bias(m, base)));
+    struct arena *scratch = arena_create(NULL);
+    bool ok = (!dw || read_weight(m, base, dw, scratch, e)) && (!db || read_bias(m, base, db, scratch, e));
     arena_destroy(&scratch);
     return ok || error_prefix(e, "%s", m->name);
 }

@@ -10,9 +10,9 @@ bool lora_module_fit(struct lora_module *m, struct error *e);
 
 /* Whether it can go along as factors (lora_module_read) instead; its bias, if any, cannot. */
 bool lora_module_is_low_rank(const struct lora_module *m);
-/* Whether it changes the weight; a few modules change only the bias. */
+/* What it changes; a few modules change only the bias. base: the model's parameters. */
 bool lora_module_has_weight(const struct lora_module *m);
-bool lora_module_has_bias(const struct lora_module *m);
+bool lora_module_has_bias(const struct lora_module *m, const struct nn_params *base);
 
 /* dw: m->target->weight's canonical f32 rows; db: one number per output. Either may be NULL, and must be where the
  * module has none. base: the model's parameters, bound, for kinds that start from its weight. m must be matched. Any

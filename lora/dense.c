@@ -46,6 +46,11 @@ void lora_dense_product(float *c, const float *a, const float *b, size_t rows, s
     thread_parallel_for(rows, product_rows, &p);
 }
 
+void lora_dense_transpose(float *dst, const float *src, size_t rows, size_t columns) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < columns; c++) dst[c * rows + r] = src[r * columns + c];
+}
+
 void lora_dense_taps_first(float *dst, const float *src, size_t rows, size_t inner, size_t taps) {
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < inner; i++)
@@ -71,9 +76,4 @@ bool lora_dense_read_rows(const struct st_tensor *t, struct shape weight, float 
     if (raw) lora_dense_taps_first(rows, raw, (size_t)weight.w, (size_t)weight.c, (size_t)weight.n);
     arena_destroy(&scratch);
     return raw != NULL;
-}
-
-size_t lora_dense_columns(const struct st_tensor *t, size_t rows) {
-    size_t n = st_tensor_elements(t);
-    return rows && n % rows == 0 ? n / rows : 0;
 }

@@ -11,6 +11,8 @@ struct arena;
 /* c[rows][columns] = a[rows][inner] * b[inner][columns]. */
 void lora_dense_product(float *c, const float *a, const float *b, size_t rows, size_t inner, size_t columns);
 
+void lora_dense_transpose(float *dst, const float *src, size_t rows, size_t columns); /* dst[columns][rows] */
+
 /* [rows][inner][taps] as files have it -> [taps][rows][inner], and back. */
 void lora_dense_taps_first(float *dst, const float *src, size_t rows, size_t inner, size_t taps);
 void lora_dense_taps_last(float *dst, const float *src, size_t rows, size_t inner, size_t taps);
@@ -21,7 +23,18 @@ float *lora_dense_read(const struct st_tensor *t, struct arena *a, struct error 
 /* A whole weight, {k*k,1,out,in} for the file's [out,in,k,k]; t must have as many elements. */
 bool lora_dense_read_rows(const struct st_tensor *t, struct shape weight, float *rows, struct error *e);
 
-/* Elements as a matrix with so many rows; 0 columns where they do not divide. */
-size_t lora_dense_columns(const struct st_tensor *t, size_t rows);
+/* A kernel in a file: whole [rows, columns(, k, k)]; or a product a [rows, r] * b [r, columns(, k, k) or columns*k*k];
+ * or with a Tucker core t [p, q, k, k] between a [p, rows] and b [q, columns], each transposed as LyCORIS has them. */
+struct lora_piece {
+    const struct st_tensor *whole, *a, *b, *t;
+};
+struct lora_piece_size {
+    size_t rows, columns, taps, rank; /* rank 0: whole */
+};
+/* taps: what the layer has, 0 where it is not known (then the answer's is 1). False where tensors do not belong
+ * together. */
+bool lora_piece_measure(const struct lora_piece *p, size_t taps, struct lora_piece_size *out);
+/* dst[taps][rows][columns]; size as measured. */
+bool lora_piece_build(const struct lora_piece *p, const struct lora_piece_size *size, float *dst, struct error *e);
 
 #endif

@@ -36,6 +36,8 @@ struct lora_kind {
     /* All other kinds: the change dW of m->target's weight with the scale in it, {k*k,1,out,in}, at strength 1. base:
      * the layer's weight in the same rows, or NULL where not needed. */
     bool (*delta)(const struct lora_module *m, const float *base, float *dw, struct error *e);
+    /* Kinds that change the layer's own bias, where it has one: the change for bias {1,1,1,out}. NULL: none. */
+    bool (*delta_bias)(const struct lora_module *m, const float *bias, float *db, struct error *e);
 };
 
 /* NULL for a kind that is recognised in files but cannot be applied. */
