@@ -14,6 +14,11 @@ static const struct st_tensor *slot_tensor(const struct lora_module *m, int slot
     return slot ? m->tensors[slot] : NULL;
 }
 
+static const struct st_tensor *bias_of(const struct lora_module *m) {
+    const struct st_tensor *plain = slot_tensor(m, m->kind->bias);
+    return plain ? plain : slot_tensor(m, m->kind->scaled_bias);
+}
+
 /* Slot of the layer's weight or bias in the model, -1 without. */
 static int base_slot(const struct lora_module *m, const struct nn_params *base, const char *what) {
     char name[320];
@@ -22,12 +27,12 @@ static int base_slot(const struct lora_module *m, const struct nn_params *base, 
 }
 
 bool lora_module_has_bias(const struct lora_module *m, const struct nn_params *base) {
-    return slot_tensor(m, m->kind->bias) || (m->kind->delta_bias && base_slot(m, base, "bias") >= 0);
+    return bias_of(m) || (m->kind->delta_bias && base_slot(m, base, "bias") >= 0);
 }
 
 bool lora_module_has_weight(const struct lora_module *m) {
     for (int i = 0; i < m->kind->n_slots; i++)
-        if (m->tensors[i] && (i == 0 || i != m->kind->bias)) return true;
+        if (m->tensors[i] && (i == 0 || (i != m->kind->bias && i != m->kind->scaled_bias))) return true;
     return false;
 }
 
@@ -54,7 +59,7 @@ static bool magnitude_rows(const struct lora_module *m, bool *rows) {
 bool lora_module_fit(struct lora_module *m, struct error *e) {
     char text[ST_SHAPE_TEXT_BYTES];
     bool rows;
-    const struct st_tensor *bias = slot_tensor(m, m->kind->bias), *magnitude = magnitude_of(m, &rows);
+    const struct st_tensor *bias = bias_of(m), *magnitude = magnitude_of(m, &rows);
     if (m->target && m->target->is_norm != m->kind->for_norms)
         return error_set(e, "belongs on a %s, but the model has a %s there", m->kind->for_norms ? "norm" : "layer",
                          m->target->is_norm ? "norm" : "layer");
@@ -145,8 +150,12 @@ static bool read_weight(const struct lora_module *m, const struct nn_params *par
 
 static bool read_bias(const struct lora_module *m, const struct nn_params *base, float *db, struct arena *scratch,
                       struct error *e) {
-    const struct st_tensor *bias = slot_tensor(m, m->kind->bias);
-    if (bias) return st_read_f32(bias, db, st_tensor_elements(bias), e);
+    const struct st_tensor *bias = bias_of(m);
+    size_t out = bias ? st_tensor_elements(bias) : 0;
+    float scale = bias && bias == slot_tensor(m, m->kind->scaled_bias) ? m->scale : 1;
+    if (bias && !st_read_f32(bias, db, out, e)) return false;
+    for (size_t o = 0; scale != 1 && o < out; o++) db[o] *= scale;
+    if (bias) return true;
     int slot = base_slot(m, base, "bias");
     float *values = arena_alloc_n(scratch, (size_t)m->target->weight.w, sizeof *values);
     nn_params_read_slot(base, slot, values);

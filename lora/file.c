@@ -123,7 +123,8 @@ static void read_alpha(struct lora_file *f, struct lora_module *m, const struct 
     } else {
         m->has_alpha = lora_peft_alpha(peft, m->name, m->rank, &m->alpha);
     }
-    m->scale = m->rank ? m->alpha / (float)m->rank : 1;
+    m->scale = m->rank ? m->alpha / (float)m->rank : lora_peft_plain_scale(peft, m->name);
+    m->neumann_terms = lora_peft_neumann_terms(peft, m->name);
 }
 
 /* Where names come from: the model's own, and a file's numbers. */

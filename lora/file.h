@@ -30,6 +30,7 @@ struct lora_module {
     bool has_alpha; /* the file gives it */
     float alpha;    /* rank if the file gives none */
     float scale;    /* what up*down is multiplied by at strength 1: alpha / rank; 1 for kinds without rank */
+    int neumann_terms; /* PEFT's OFT: terms of the series it takes for a rotation; 0: the exact one */
 };
 
 struct lora_file {
@@ -73,6 +74,10 @@ bool lora_module_read(const struct lora_module *m, float *down, float *up, struc
 struct lora_peft;
 struct lora_peft *lora_peft_load(const struct st_file *file, const char *path, struct arena *a, struct error *e);
 void lora_peft_close(struct lora_peft **p);
+/* Scale of a module whose tensors have no rank to divide alpha by: 1 where the settings do not say both. */
+float lora_peft_plain_scale(const struct lora_peft *p, const char *module);
+/* See lora_module.neumann_terms; PEFT's default is 5. */
+int lora_peft_neumann_terms(const struct lora_peft *p, const char *module);
 /* Alpha for a module ("unet.down_blocks...") of that rank: alpha / rank is then the scale, also for rank-stabilised
  * adapters. False where the settings say nothing. */
 bool lora_peft_alpha(const struct lora_peft *p, const char *module, int rank, float *alpha);

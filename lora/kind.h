@@ -24,6 +24,7 @@ struct lora_kind {
     /* Slots that any kind may have, 0: none. bias: a difference of the layer's bias, taken as it is. magnitude: DoRA's
      * lengths of the rows or columns of W + dW, by its shape; row_magnitude: of the rows, whatever its shape. */
     int bias, magnitude, row_magnitude;
+    int scaled_bias; /* like bias, but alpha/rank goes with it */
     bool for_norms;  /* belongs on norms, and only there */
     bool needs_base; /* delta wants the base model's weight */
     /* Checks the tensors against each other and, where m->target is set, against the layer; sets m->rank where the kind

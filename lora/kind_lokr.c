@@ -1,5 +1,5 @@
 /* LoKr: dW = s * kron(w1, w2), either factor whole, a product, or (w2) with a Tucker core. s is alpha/r, but 1 where
- * both are whole. (LyCORIS' lokr) */
+ * both are whole (PEFT's settings: alpha/r all the same). (LyCORIS' lokr) */
 #include "lora/dense.h"
 #include "lora/file.h"
 
@@ -57,7 +57,7 @@ static bool delta(const struct lora_module *m, const float *base, float *dw, str
     float *w1 = arena_alloc_n(scratch, f.size[0].rows * f.size[0].columns, sizeof *w1);
     float *w2 = arena_alloc_n(scratch, f.size[1].rows * f.size[1].columns * f.size[1].taps, sizeof *w2);
     bool ok = lora_piece_build(&f.piece[0], &f.size[0], w1, e) && lora_piece_build(&f.piece[1], &f.size[1], w2, e);
-    struct kron k = {&f, w1, w2, dw, m->rank ? m->scale : 1};
+    struct kron k = {&f, w1, w2, dw, m->scale};
     if (ok) thread_parallel_for((size_t)shape_rows(m->target->weight), kron_rows, &k);
     arena_destroy(&scratch);
     return ok;

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { DOWN, UP, MID, BIAS, MAGNITUDE, ROW_MAGNITUDE };
+enum { DOWN, UP, MID, BIAS, UP_BIAS, MAGNITUDE = UP_BIAS, ROW_MAGNITUDE }; /* PEFT has no DoRA with biases */
 enum { MAX_RANK = 1 << 16 };
 
 /* Edge of a square kernel; 1 for matrices; 0 where the tensor is neither. */
@@ -82,10 +82,11 @@ static bool factors(const struct lora_module *m, float *down, float *up, struct 
 
 const struct lora_kind lora_kind_lora = {.name = "lora",
                                          .title = "LoRA",
-                                         .slots = {"down", "up", "mid", "bias"},
-                                         .n_slots = 4,
+                                         .slots = {"down", "up", "mid", "bias", "up_bias"},
+                                         .n_slots = 5,
                                          .n_required = 2,
                                          .bias = BIAS,
+                                         .scaled_bias = UP_BIAS,
                                          .fit = fit,
                                          .factors = factors};
 

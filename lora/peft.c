@@ -11,6 +11,7 @@
 #include <regex.h>
 #include <string.h>
 
+enum { NEUMANN_TERMS = 5, MAX_NEUMANN_TERMS = 64 }; /* PEFT's default; a bound on time */
 enum { MAX_PATTERNS = 4096, MAX_EXPRESSIONS = 64, MAX_EXPRESSION_BYTES = 256 };
 
 /* A value for the modules whose path ends like the layer or matches the expression. */
@@ -28,7 +29,8 @@ struct patterns {
 struct settings {
     bool given, rank_stabilised;
     double alpha;
-    int rank; /* 0: not said */
+    int rank; /* 0: not said, or none: OFT by block size */
+    int neumann_terms;
     struct patterns ranks, alphas;
 };
 
@@ -128,6 +130,17 @@ static bool read_number(struct reader *r, const json_t *root, const char *key, d
     return (json_is_number(value) && isfinite(*out)) || error_set(r->e, "%s: %s is no number.", TEXT_SHOW(r->source), key);
 }
 
+static bool read_neumann(struct reader *r, struct settings *s, const json_t *root, const char *prefix) {
+    double terms = NEUMANN_TERMS;
+    bool given;
+    if (!read_number(r, root, arena_printf(r->arena, "%snum_cayley_neumann_terms", prefix), &terms, &given)) return false;
+    if (given && !(terms >= 1 && terms <= MAX_NEUMANN_TERMS))
+        return error_set(r->e, "%s: num_cayley_neumann_terms of %g is not possible.", TEXT_SHOW(r->source), terms);
+    bool exact = json_is_false(json_object_get(root, arena_printf(r->arena, "%suse_cayley_neumann", prefix)));
+    s->neumann_terms = exact ? 0 : given ? (int)terms : NEUMANN_TERMS;
+    return true;
+}
+
 static bool read_settings(struct reader *r, struct settings *s, const json_t *root, const char *prefix) {
     struct arena *a = r->arena;
     double rank = 0;
@@ -135,9 +148,10 @@ static bool read_settings(struct reader *r, struct settings *s, const json_t *ro
     if (!read_number(r, root, arena_printf(a, "%slora_alpha", prefix), &s->alpha, &has_alpha)) return false;
     if (!has_alpha && !read_number(r, root, arena_printf(a, "%salpha", prefix), &s->alpha, &has_alpha)) return false; /* LoHa, LoKr */
     if (!read_number(r, root, arena_printf(a, "%sr", prefix), &rank, &has_rank)) return false;
-    if (has_rank && !(rank >= 1 && rank <= 1e6)) return error_set(r->e, "%s: a rank of %g is not possible.", TEXT_SHOW(r->source), rank);
+    if (has_rank && !(rank >= 0 && rank <= 1e6)) return error_set(r->e, "%s: a rank of %g is not possible.", TEXT_SHOW(r->source), rank);
     s->given = has_alpha;
     s->rank = (int)rank;
+    if (!read_neumann(r, s, root, prefix)) return false;
     s->rank_stabilised = json_is_true(json_object_get(root, arena_printf(a, "%suse_rslora", prefix)));
     return read_patterns(r, &s->alphas, root, arena_printf(a, "%salpha_pattern", prefix)) &&
            read_patterns(r, &s->ranks, root, arena_printf(a, "%srank_pattern", prefix));
@@ -169,7 +183,7 @@ struct lora_peft *lora_peft_load(const struct st_file *file, const char *path, s
     for (int part = 0; root && !failed && part < LORA_N_PARTS; part++) {
         char *prefix = p->whole ? arena_strdup(a, "") : arena_printf(a, "%s.", lora_part_name((enum lora_part)part));
         failed = !read_settings(&r, &p->parts[part], root, prefix);
-        p->any |= p->parts[part].given || p->parts[part].rank;
+        p->any = true;
     }
     json_decref(root);
     if (failed) lora_peft_close(&p);
@@ -210,4 +224,16 @@ bool lora_peft_check_rank(const struct lora_peft *p, const char *module, int ran
     int said = (int)pattern_value(&s->ranks, path, s->rank);
     return said == rank || error_set(e, "%s has rank %d, but the settings beside it (%s) say %d: they belong to different files.",
                                      TEXT_SHOW(module), rank, p->whole ? "adapter_config.json" : "lora_adapter_metadata", said);
+}
+
+float lora_peft_plain_scale(const struct lora_peft *p, const char *module) {
+    const char *path;
+    const struct settings *s = settings_of(p, module, &path);
+    return s && s->given && s->rank ? (float)(pattern_value(&s->alphas, path, s->alpha) / pattern_value(&s->ranks, path, s->rank)) : 1;
+}
+
+int lora_peft_neumann_terms(const struct lora_peft *p, const char *module) {
+    const char *path;
+    const struct settings *s = settings_of(p, module, &path);
+    return s ? s->neumann_terms : NEUMANN_TERMS;
 }
