@@ -14,6 +14,7 @@ static const struct {
     {"train", "train a LoRA from a folder of pictures", cmd_train},
     {"generate", "make pictures from prompts, with LoRAs", cmd_generate},
     {"inspect", "say what a model folder, LoRA file or PNG is", cmd_inspect},
+    {"convert", "write a LoRA in another program's spelling", cmd_convert},
     {"devices", "list the Vulkan devices", cmd_devices},
     {"bench", "time kernels and whole steps", cmd_bench},
 };

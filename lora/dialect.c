@@ -143,3 +143,18 @@ bool lora_key_parse(const char *name, struct lora_key *out, struct arena *a) {
     }
     return false;
 }
+
+const char *lora_key_ending(const char *kind, const char *slot, bool peft) {
+    if (strcmp(kind, "dora") == 0) kind = "lora";
+    if (strcmp(kind, "ia3") == 0 && strcmp(slot, "weight") == 0) return ".weight";
+    if (strcmp(kind, "norm") == 0 && strcmp(slot, "bias") == 0) return ".b_norm";
+    if (strcmp(slot, "row_magnitude") == 0) return peft ? ".lora_magnitude_vector" : ".dora_scale";
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        const struct ending *end = &endings[i];
+        bool spelled = peft ? end->dialect && strcmp(end->dialect, "peft") == 0
+                            : !end->dialect || strcmp(end->dialect, "kohya") == 0 || strcmp(end->dialect, "lycoris") == 0 ||
+                                  strcmp(end->dialect, "comfy") == 0;
+        if (spelled && (!end->kind || strcmp(end->kind, kind) == 0) && strcmp(end->slot, slot) == 0) return end->text;
+    }
+    return NULL;
+}

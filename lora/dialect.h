@@ -18,4 +18,8 @@ struct lora_key {
 /* False for a name that belongs to no adapter known. */
 bool lora_key_parse(const char *name, struct lora_key *out, struct arena *a);
 
+/* The other way round: what a slot's tensor ends in, as PEFT or else kohya and LyCORIS write it (".hada_w1_a"); NULL where
+ * they have no such tensor. */
+const char *lora_key_ending(const char *kind, const char *slot, bool peft);
+
 #endif

@@ -119,6 +119,8 @@ bool lora_keys_find(const struct lora_keys *k, const char *name, struct lora_pla
 }
 
 char *lora_keys_kohya(const struct lora_keys *k, enum lora_part part, const char *path, struct arena *a) {
+    const char *ldm = part == LORA_UNET && k->model.targets[LORA_TEXT_2] ? lora_ldm_path(&k->ldm, path, a) : NULL;
+    if (ldm) path = ldm;
     return flat(arena_printf(a, "%s_%s", kohya_prefix(&k->model, part), path));
 }
 

@@ -29,7 +29,8 @@ void lora_keys_destroy(struct lora_keys **k);
 /* The layer that a file's module name (without the ".lora_down.weight" part) means; false if the model has none. */
 bool lora_keys_find(const struct lora_keys *k, const char *name, struct lora_place *out);
 
-/* kohya's name of a layer, "lora_unet_down_blocks_0_..."; memory from a. */
+/* kohya's name of a layer, "lora_unet_down_blocks_0_..."; for a model with two text encoders (SDXL) the UNet's
+ * single-file one, "lora_unet_input_blocks_4_1_...", the only one that kohya's own scripts read there. Memory from a. */
 char *lora_keys_kohya(const struct lora_keys *k, enum lora_part part, const char *path, struct arena *a);
 
 const struct lora_model *lora_keys_model(const struct lora_keys *k);

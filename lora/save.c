@@ -30,34 +30,38 @@ static void add_module(struct st_writer *w, const struct lora_keys *keys, const 
     arena_destroy(&scratch);
 }
 
-static bool has_meta(const struct lora_save_params *p, const char *key) {
-    for (int i = 0; i < p->n_meta; i++)
-        if (strcmp(p->meta[i].key, key) == 0) return true;
+static bool has_meta(const struct lora_save_meta *meta, int n, const char *key) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(meta[i].key, key) == 0) return true;
     return false;
 }
 
 /* The hashes cover the ss_* keys only, so those go in first. */
-static bool add_meta(struct st_writer *w, const struct lora_save_params *p, struct error *e) {
-    char dim[32] = "Dynamic", alpha[32] = "Dynamic", model[65], legacy[9];
-    bool uniform = p->n_modules > 0;
-    for (int i = 1; i < p->n_modules; i++)
-        uniform &= p->modules[i].rank == p->modules[0].rank && p->modules[i].alpha == p->modules[0].alpha;
-    if (uniform) {
-        snprintf(dim, sizeof dim, "%d", p->modules[0].rank);
-        snprintf(alpha, sizeof alpha, "%.9g", (double)p->modules[0].alpha);
+bool lora_save_metadata(struct st_writer *w, const struct lora_save_meta *meta, int n, int rank, float alpha, struct error *e) {
+    char dim[32] = "Dynamic", alpha_text[32] = "Dynamic", model[65], legacy[9];
+    if (rank) {
+        snprintf(dim, sizeof dim, "%d", rank);
+        snprintf(alpha_text, sizeof alpha_text, "%.9g", (double)alpha);
     }
     const struct lora_save_meta own[] = {
-        {"ss_network_module", "networks.lora"}, {"ss_network_dim", dim}, {"ss_network_alpha", alpha}};
+        {"ss_network_module", "networks.lora"}, {"ss_network_dim", dim}, {"ss_network_alpha", alpha_text}};
     for (int i = 0; i < 3; i++)
-        if (!has_meta(p, own[i].key)) st_writer_meta(w, own[i].key, own[i].value);
-    for (int i = 0; i < p->n_meta; i++)
-        if (strncmp(p->meta[i].key, "ss_", 3) == 0) st_writer_meta(w, p->meta[i].key, p->meta[i].value);
+        if (!has_meta(meta, n, own[i].key)) st_writer_meta(w, own[i].key, own[i].value);
+    for (int i = 0; i < n; i++)
+        if (strncmp(meta[i].key, "ss_", 3) == 0) st_writer_meta(w, meta[i].key, meta[i].value);
     if (!st_writer_hashes(w, model, legacy, e)) return false;
     st_writer_meta(w, "sshs_model_hash", model);
     st_writer_meta(w, "sshs_legacy_hash", legacy);
-    for (int i = 0; i < p->n_meta; i++)
-        if (strncmp(p->meta[i].key, "ss_", 3) != 0) st_writer_meta(w, p->meta[i].key, p->meta[i].value);
+    for (int i = 0; i < n; i++)
+        if (strncmp(meta[i].key, "ss_", 3) != 0) st_writer_meta(w, meta[i].key, meta[i].value);
     return true;
+}
+
+static bool add_meta(struct st_writer *w, const struct lora_save_params *p, struct error *e) {
+    bool uniform = p->n_modules > 0;
+    for (int i = 1; i < p->n_modules; i++)
+        uniform &= p->modules[i].rank == p->modules[0].rank && p->modules[i].alpha == p->modules[0].alpha;
+    return lora_save_metadata(w, p->meta, p->n_meta, uniform ? p->modules[0].rank : 0, uniform ? p->modules[0].alpha : 0, e);
 }
 
 void lora_save_tensors(struct st_writer *w, const struct lora_keys *keys, const struct lora_save_params *p) {

@@ -33,4 +33,7 @@ bool lora_save(const char *path, const struct lora_keys *keys, const struct lora
 /* The tensors alone, for writers with metadata of their own. */
 void lora_save_tensors(struct st_writer *w, const struct lora_keys *keys, const struct lora_save_params *p);
 
+/* The metadata alone, after the tensors: rank 0 means that modules differ. */
+bool lora_save_metadata(struct st_writer *w, const struct lora_save_meta *meta, int n, int rank, float alpha, struct error *e);
+
 #endif

@@ -357,5 +357,6 @@ def main():
     b_lora(sdxl, out)
 
 
-with torch.no_grad():
-    main()
+if __name__ == "__main__":
+    with torch.no_grad():
+        main()
