@@ -197,6 +197,30 @@ static void test_refusals(void **state) {
     tokenizer_destroy(&t);
 }
 
+/* The program's own vocabulary is the folder's, id for id, and encodes alike. */
+static void test_built_in(void **state) {
+    static const char *const texts[] = {"A photo of an astronaut, riding a horse!", "isn't DON'T \xe6\x97\xa5 <|endoftext|> x", "", "!!! 12345"};
+    struct tokenizer *folder = load(VOCAB_DIR), *own = tokenizer_clip(false), *zero = tokenizer_clip(true);
+    struct arena *a = arena_create(NULL);
+    assert_int_equal(tokenizer_max_id(own), 49407);
+    for (int32_t id = 0; id <= 49407; id++)
+        assert_string_equal(tokenizer_decode(own, &id, 1, a), tokenizer_decode(folder, &id, 1, a));
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        int32_t x[77], y[77];
+        tokenizer_encode_window(folder, texts[i], x, NULL);
+        tokenizer_encode_window(own, texts[i], y, NULL);
+        assert_memory_equal(x, y, sizeof x);
+    }
+    assert_int_equal(tokenizer_pad(own), 49407);
+    assert_int_equal(tokenizer_pad(zero), 0);
+    EXPECT(own, "a!", 320, 256);
+    EXPECT(zero, "a!", 320, 0);
+    arena_destroy(&a);
+    tokenizer_destroy(&folder);
+    tokenizer_destroy(&own);
+    tokenizer_destroy(&zero);
+}
+
 static void test_load_time(void **state) {
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
@@ -224,7 +248,7 @@ static int remove_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published), cmocka_unit_test(test_variants), cmocka_unit_test(test_window),
-        cmocka_unit_test(test_odd_text),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_load_time),
+        cmocka_unit_test(test_odd_text),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_load_time), cmocka_unit_test(test_built_in),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,5 +1,6 @@
 /* Loading a tokenizer folder, and the window around a text's ids. */
 #include "textenc/tokenizer_priv.h"
+#include "textenc/clip_merges.h"
 
 #include "base/arena.h"
 #include "base/os.h"
@@ -70,10 +71,8 @@ static bool read_merge(struct tokenizer *t, const char *path, size_t number, con
     return true;
 }
 
-static bool read_merges(struct tokenizer *t, const char *path, struct error *e) {
-    struct os_map map;
-    if (!os_file_map(&map, path, e)) return false;
-    const char *s = (const char *)map.data, *end = s + map.bytes;
+static bool parse_merges(struct tokenizer *t, const char *path, const char *s, size_t total, struct error *e) {
+    const char *end = s + total;
     size_t n_lines = 1;
     for (const char *p = s; p < end && (p = memchr(p, '\n', (size_t)(end - p))); p++) n_lines++;
     if (n_lines > MAX_MERGES + 1) n_lines = MAX_MERGES + 1;
@@ -91,6 +90,13 @@ static bool read_merges(struct tokenizer *t, const char *path, struct error *e) 
         if (bytes && !comment) ok = read_merge(t, path, number, s, bytes, rank++, e);
         s = next;
     }
+    return ok;
+}
+
+static bool read_merges(struct tokenizer *t, const char *path, struct error *e) {
+    struct os_map map;
+    if (!os_file_map(&map, path, e)) return false;
+    bool ok = parse_merges(t, path, (const char *)map.data, map.bytes, e);
     os_file_unmap(&map);
     return ok;
 }
@@ -189,6 +195,11 @@ static bool read_specials(struct tokenizer *t, struct arena *scratch, const char
 
 /* ---- Public ---- */
 
+static void add_token(struct tokenizer *t, const char *text) {
+    tokenizer_vocab_add(t, text, strlen(text), ++t->max_id);
+    t->token_of[t->max_id] = text;
+}
+
 struct tokenizer *tokenizer_load(const char *dir, struct error *e) {
     struct arena *arena = arena_create(NULL), *scratch = arena_create(NULL);
     struct tokenizer *t = arena_alloc(arena, sizeof *t);
@@ -200,6 +211,47 @@ struct tokenizer *tokenizer_load(const char *dir, struct error *e) {
         tokenizer_destroy(&t);
         return NULL;
     }
+    tokenizer_fill_bytes(t);
+    return t;
+}
+
+/* CLIP's vocabulary follows from its merges: the bytes in a certain order, the same at the end of a word, what each merge
+ * makes, begin and end. */
+struct tokenizer *tokenizer_clip(bool pad_with_zero) {
+    static const char begin[] = "<|startoftext|>", end[] = "<|endoftext|>", zero[] = "!";
+    struct arena *arena = arena_create(NULL);
+    struct tokenizer *t = arena_alloc(arena, sizeof *t);
+    *t = (struct tokenizer){.arena = arena, .window = DEFAULT_WINDOW, .max_id = -1};
+    enum { N = 512 + MAX_MERGES + 2 };
+    t->vocab_mask = slots_for(N) - 1;
+    t->vocab = arena_alloc_n(arena, t->vocab_mask + 1, sizeof *t->vocab);
+    t->token_of = arena_alloc_n(arena, N, sizeof *t->token_of);
+    for (int last = 0; last < 2; last++)
+        for (int pass = 0; pass < 2; pass++) /* bytes that are characters of their own, then the others */
+            for (int b = 0; b < 256; b++) {
+                char text[2];
+                size_t n = tokenizer_byte_text((uint8_t)b, text);
+                bool own = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+                if (own == (pass == 0)) add_token(t, arena_printf(arena, "%.*s%s", (int)n, text, last ? "</w>" : ""));
+            }
+    size_t bytes;
+    const char *merges = clip_merges(&bytes), *s = merges, *stop = merges + bytes;
+    s = memchr(s, '\n', (size_t)(stop - s)) + 1; /* #version */
+    for (const char *line; t->max_id + 1 < N - 2 && s < stop; s = line + 1) {
+        line = memchr(s, '\n', (size_t)(stop - s));
+        const char *gap = memchr(s, ' ', (size_t)(line - s));
+        add_token(t, arena_printf(arena, "%.*s%.*s", (int)(gap - s), s, (int)(line - gap - 1), gap + 1));
+    }
+    add_token(t, begin);
+    add_token(t, end);
+    struct error e;
+    bool ok = parse_merges(t, "merges.txt", merges, bytes, &e);
+    assert(ok && t->max_id == N - 1);
+    t->specials = arena_alloc_n(arena, MAX_SPECIALS, sizeof *t->specials);
+    t->bos = t->max_id - 1, t->eos = t->unk = t->max_id, t->pad = pad_with_zero ? 0 : t->eos;
+    add_special(t, begin, t->bos, false);
+    add_special(t, end, t->eos, false);
+    if (pad_with_zero) add_special(t, zero, 0, false);
     tokenizer_fill_bytes(t);
     return t;
 }

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,6 +15,9 @@ struct tokenizer;
 
 /* NULL and a sentence when a file is missing or does not hang together (files may be hostile). */
 struct tokenizer *tokenizer_load(const char *dir, struct error *e);
+/* CLIP's own vocabulary, which the program carries, for model files without a tokenizer. Pads with the end token
+ * (Stable Diffusion 1, SDXL's first) or with id 0, "!" (Stable Diffusion 2, SDXL's second). */
+struct tokenizer *tokenizer_clip(bool pad_with_zero);
 void tokenizer_destroy(struct tokenizer **t);
 
 /* Positions of the text encoder: BOS, tokens, EOS, padding. 77 for every Stable Diffusion. */
