@@ -28,11 +28,12 @@ static const struct {
     {"textenc", "textenc nn graph io base"},
     {"lora", "lora nn graph io base"},
     {"diffusion", "diffusion base"},
-    {"engine", "engine diffusion lora textenc vae unet nn gpu graph io base"},
-    {"train", "train engine diffusion lora textenc vae unet nn gpu graph io base"},
-    {"app", "app train engine diffusion lora textenc vae unet nn gpu graph io base"},
+    {"checkpoint", "checkpoint diffusion textenc vae unet nn graph io base"},
+    {"engine", "engine checkpoint diffusion lora textenc vae unet nn gpu graph io base"},
+    {"train", "train engine checkpoint diffusion lora textenc vae unet nn gpu graph io base"},
+    {"app", "app train engine checkpoint diffusion lora textenc vae unet nn gpu graph io base"},
     {"shaders", "shaders"},
-    {"tests", "tests app train engine diffusion lora textenc vae unet nn gpu graph io base shaders"},
+    {"tests", "tests app train engine checkpoint diffusion lora textenc vae unet nn gpu graph io base shaders"},
 };
 enum { N_ROOMS = sizeof rooms / sizeof *rooms };
 
