@@ -132,7 +132,7 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
     struct bench_options o = {.seconds = 1, .runs = 3};
     struct option_command cmd = {.usage = "bench [--only TEXT] [--json]",
                                  .about = "Times operators, and prediction and LoRA step of Stable Diffusion 1.5's UNet with random weights.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common)}, .n_tables = 2};
+                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common), common_files_table(&common.files)}, .n_tables = 3};
     struct option_result given;
     struct engine *engine = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);

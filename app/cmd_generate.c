@@ -180,7 +180,8 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
     prompt_use_defaults(&o->prompt_use);
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",
-                                 .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), common_table(&common)}, .n_tables = 3};
+                                 .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), common_table(&common),
+                                            common_files_table(&common.files)}, .n_tables = 4};
     struct option_result given;
     const char *recipe_hash = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);

@@ -4,16 +4,18 @@
 
 #include "app/commands.h"
 #include "app/common.h"
+#include "app/inspect.h"
 #include "base/os.h"
-#include "base/path.h"
 #include "base/text.h"
 #include "io/png.h"
 #include "io/recipe.h"
+#include "checkpoint/kind.h"
 #include "engine/adapter.h"
 #include "lora/file.h"
 
 struct inspect_options {
     const char *model;
+    struct model_files files;
     bool all;
 };
 #define FIELD(name) offsetof(struct inspect_options, name)
@@ -22,54 +24,12 @@ static const struct option rows[] = {
     {"model", OPTION_TEXT, FIELD(model), "DIR", "say which parts of a LoRA this model has a place for"},
     {"all", OPTION_FLAG, FIELD(all), NULL, "every module, tensor and metadata entry, not only the first ones"},
 };
-enum { SHOW = 12 };
+enum { SHOW = INSPECT_SHOW };
 
 static int shown(const struct inspect_options *o, int n) { return o->all || n <= SHOW ? n : SHOW; }
 
 static void print_more(int n, int printed) {
     if (n > printed) printf("    ... and %d more (--all)\n", n - printed);
-}
-
-/* ---- Model folders ---- */
-
-static void print_unet(const struct unet_config *c) {
-    printf("UNet          channels");
-    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].channels);
-    printf(", attention depth");
-    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].attention ? c->down[i].depth[0] : 0);
-    printf(", heads");
-    for (int i = 0; i < c->n_levels; i++) printf(" %d", c->down[i].heads);
-    printf(", %s projections, text width %d\n", c->linear_projection ? "linear" : "convolution", c->context_dim);
-}
-
-static bool inspect_model(const char *path, struct error *e) {
-    struct model_params p = {TENSOR_F32, 0};
-    struct model *m = model_open(path, &p, e);
-    if (!m) return false;
-    int factor = vae_config_factor(&m->vae);
-    printf("%s: %s in diffusers' layout%s\n", path, nn_family_name(m->family), model_extra_channels(m) ? ", for inpainting" : "");
-    print_unet(&m->unet);
-    printf("parameters    UNet %.1f M, VAE %.1f M", (double)nn_params_count(m->unet_params) * 1e-6,
-           (double)nn_params_count(m->vae_params) * 1e-6);
-    for (int i = 0; i < m->n_texts; i++) printf(", text encoder%s %.1f M", i ? " 2" : "", (double)nn_params_count(m->texts[i].params) * 1e-6);
-    printf("\n");
-    if (m->unet.sample_w) printf("made for      %dx%d pixels\n", m->unet.sample_w * factor, m->unet.sample_h * factor);
-    printf("VAE           %dx smaller, %d channels, scale %g\n", factor, m->vae.latent_channels, (double)m->vae.scaling_factor);
-    for (int i = 0; i < m->n_texts; i++) {
-        const struct clip_config *t = &m->texts[i].cfg;
-        printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", t->layers, t->width, t->positions, t->vocabulary);
-    }
-    printf("predicts      %s over %d times%s\n", model_prediction_name(m->schedule.prediction), m->schedule.n_train ? m->schedule.n_train : 1000,
-           m->schedule.zero_terminal_snr ? ", zero terminal SNR" : "");
-    int text_layers = 0;
-    for (int i = 0; i < m->n_texts; i++) text_layers += m->texts[i].targets.n;
-    printf("LoRAs         can attach to %d UNet and %d text encoder layers\n", m->unet_targets.n, text_layers);
-    if (m->n_unused) printf("unused        %d tensors that no layer asks for\n", m->n_unused);
-    char hex[65];
-    bool ok = model_unet_sha256(m, hex, e);
-    if (ok) printf("UNet SHA-256  %s\n", hex);
-    model_close(&m);
-    return ok;
 }
 
 /* ---- LoRA files ---- */
@@ -157,7 +117,7 @@ static void inspect_tensors(const struct st_file *f, const struct inspect_option
     size_t total = 0;
     int n = (int)st_count(f), k = shown(o, n);
     for (int i = 0; i < n; i++) total += st_at(f, (size_t)i)->bytes;
-    printf("%s: a safetensors file with %d tensors, %s; no adapter\n", st_path(f), n, common_bytes_text((int64_t)total, bytes));
+    printf("%s: a file of weights with %d tensors, %s; no adapter\n", st_path(f), n, common_bytes_text((int64_t)total, bytes));
     for (int i = 0; i < k; i++) {
         const struct st_tensor *t = st_at(f, (size_t)i);
         printf("    %s %s %s\n", TEXT_SHOW(t->name), st_dtype_name(t->dtype), st_tensor_shape_text(t, shape));
@@ -166,11 +126,18 @@ static void inspect_tensors(const struct st_file *f, const struct inspect_option
     print_meta(f, o);
 }
 
-/* A safetensors file: an adapter if any tensor is one's. */
-static bool inspect_safetensors(const char *path, const struct inspect_options *o, struct error *e) {
+/* A file of tensors: a model, or an adapter if any tensor is one's. */
+static bool inspect_weights(const char *path, const struct inspect_options *o, struct error *e) {
     struct st_file *st = st_open(path, e);
     if (!st) return false;
-    struct model_params mp = {TENSOR_F32, 0};
+    struct checkpoint_kind kind;
+    bool model = inspect_is_model(st), foreign = !model && checkpoint_foreign(st, &kind) && kind.is_model;
+    if (model || foreign) {
+        if (foreign) printf("%s: %s; %s\n", path, kind.name, kind.hint);
+        st_close(&st);
+        return foreign || inspect_model(path, &o->files, o->all, e);
+    }
+    struct model_params mp = {.storage = TENSOR_F32, .files = o->files};
     struct model *m = o->model ? model_open(o->model, &mp, e) : NULL;
     bool ok = !o->model || m;
     struct lora_keys *keys = NULL;
@@ -239,17 +206,15 @@ static bool is_png(const char *path) {
 
 static bool inspect(const char *path, const struct inspect_options *o, struct error *e) {
     if (!os_path_exists(path)) return error_set(e, "There is no file or folder %s.", TEXT_SHOW(path));
-    if (os_path_is_dir(path)) return inspect_model(path, e);
-    if (is_png(path)) return inspect_png(path, e);
-    if (path_has_ext(path, "safetensors") || path_has_ext(path, "json")) return inspect_safetensors(path, o, e);
-    return error_set(e, "%s is none of what inspect knows: a model folder, a .safetensors file, a PNG.", TEXT_SHOW(path));
+    if (os_path_is_dir(path)) return inspect_model(path, &o->files, o->all, e);
+    return is_png(path) ? inspect_png(path, e) : inspect_weights(path, o, e);
 }
 
 bool cmd_inspect(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct inspect_options o = {0};
-    struct option_command cmd = {.usage = "inspect FILE [--model DIR]", .about = "Says what a model folder, a LoRA or other safetensors file, or a PNG is.",
-                                 .tables = {{OPTION_ROWS(rows), &o}}, .n_tables = 1, .min_args = 1, .max_args = 1, .args_name = "file or folder"};
+    struct option_command cmd = {.usage = "inspect FILE [--model DIR]", .about = "Says what a model folder, a checkpoint, a LoRA or other file of weights, or a PNG is, and of a model what became of every tensor.",
+                                 .tables = {{OPTION_ROWS(rows), &o}, common_files_table(&o.files)}, .n_tables = 2, .min_args = 1, .max_args = 1, .args_name = "file or folder"};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);

@@ -152,7 +152,7 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     struct train_method_options method = train_method_defaults(&params);
     struct option_command cmd = {.usage = "train --model DIR --data DIR --out FILE.safetensors [options]",
                                  .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the same bytes.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, train_method_table(&method), common_table(&common)}, .n_tables = 3};
+                                 .tables = {{OPTION_ROWS(rows), &o}, train_method_table(&method), common_table(&common), common_files_table(&common.files)}, .n_tables = 4};
     struct option_result given;
     struct engine *engine = NULL;
     struct trainer *t = NULL;

@@ -32,6 +32,18 @@ static const struct option rows[] = {
 
 struct option_table common_table(struct common *c) { return (struct option_table){OPTION_ROWS(rows), c}; }
 
+#undef FIELD
+#define FIELD(name) offsetof(struct model_files, name)
+static const struct option file_rows[] = {
+    {"vae", OPTION_TEXT, FIELD(vae), "FILE", "a VAE from elsewhere instead of the model's: a file, or a folder as diffusers has it"},
+    {"tokenizer", OPTION_TEXT, FIELD(tokenizer), "DIR", "vocab.json and merges.txt instead of the model's\n(a single file: CLIP's, which is built in)"},
+    {"variant", OPTION_TEXT, FIELD(variant), "NAME", "of a folder's weights, such as fp16 (plain ones first)"},
+    {"prediction", OPTION_CHOICE, FIELD(prediction), "KIND", "what the UNet predicts: epsilon, v_prediction, sample\n(as the model says)", 0, 0,
+     "epsilon|v_prediction|sample"},
+};
+
+struct option_table common_files_table(struct model_files *f) { return (struct option_table){OPTION_ROWS(file_rows), f}; }
+
 void common_apply(const struct common *c) {
     if (c->debug) log_set_level(LOG_DEBUG);
     else if (c->quiet) log_set_level(LOG_WARN);
@@ -74,7 +86,8 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
         .gpu = {.device = c->device, .validate = c->validate || getenv("ATELIER_VALIDATE"), .f32 = c->f32, .cache_dir = cache,
                 .memory_limit = limit,
                 .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
-        .model = model, .weights = weights_choice(c->weights), .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
+        .model = model, .files = c->files, .weights = weights_choice(c->weights), .step = c->step, .nan = c->nan, .check = c->check,
+        .force_kernel = c->kernel};
     struct engine *engine = engine_open(&p, e);
     arena_destroy(&a);
     if (engine) log_debug("device: %s", gpu_device_name(engine->dev));

@@ -9,8 +9,11 @@ struct common {
     const char *device, *class_name, *kernel, *config, *weights, *memory;
     int threads;
     bool debug, quiet, validate, step, nan, check, f32;
+    struct model_files files;
 };
 struct option_table common_table(struct common *c);
+/* --vae, --tokenizer, --variant, --prediction: for commands with --model. */
+struct option_table common_files_table(struct model_files *f);
 
 /* Log level, threads of the CPU device. Call once, before anything touches a device. */
 void common_apply(const struct common *c);

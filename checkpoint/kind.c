@@ -53,15 +53,14 @@ static const struct {
     {"string_to_param", "a textual-inversion embedding", "give the checkpoint it was made for with --model"},
 };
 
-const char *checkpoint_foreign(const struct st_file *f, const char **hint) {
+bool checkpoint_foreign(const struct st_file *f, struct checkpoint_kind *out) {
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
         for (size_t i = 0; i < st_count(f); i++) {
             if (!strstr(st_at(f, i)->name, kinds[k].piece)) continue;
-            *hint = kinds[k].hint;
-            return kinds[k].name;
+            *out = (struct checkpoint_kind){kinds[k].name, kinds[k].hint, kinds[k].hint == other_family};
+            return true;
         }
-    *hint = other_family;
-    return NULL;
+    return false;
 }
 
 enum match { WHOLE, BEGIN, END, INSIDE };

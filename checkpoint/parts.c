@@ -44,7 +44,7 @@ static bool open_folder(struct checkpoint_vae *v, struct arena *a, const char *f
 
 static bool open_file(struct checkpoint_vae *v, const char *path, struct error *e) {
     static const char *const prefixes[] = {"", "first_stage_model.", "vae."};
-    const char *hint;
+    struct checkpoint_kind kind = {0};
     if (!(v->file = st_open(path, e))) return false;
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         v->ldm = vae_ldm_is(v->file, prefixes[i]);
@@ -53,9 +53,9 @@ static bool open_file(struct checkpoint_vae *v, const char *path, struct error *
         v->names = (struct vae_names){prefixes[i], v->cfg.n_levels};
         return true;
     }
-    const char *kind = checkpoint_foreign(v->file, &hint);
-    return error_set(e, "%s is no VAE: it has neither LDM's nor diffusers' names of one%s%s.", TEXT_SHOW(path), kind ? "; it is " : "",
-                     kind ? kind : "");
+    bool known = checkpoint_foreign(v->file, &kind);
+    return error_set(e, "%s is no VAE: it has neither LDM's nor diffusers' names of one%s%s.", TEXT_SHOW(path), known ? "; it is " : "",
+                     known ? kind.name : "");
 }
 
 bool checkpoint_vae_open(struct checkpoint_vae *v, const char *path, struct error *e) {

@@ -10,8 +10,9 @@
 enum { PIXELS_PER_LATENT = 8 };
 
 static bool refuse(const struct st_file *f, struct error *e) {
-    const char *hint, *kind = checkpoint_foreign(f, &hint), *path = TEXT_SHOW(st_path(f));
-    if (kind) return error_set(e, "%s is %s; %s.", path, kind, hint);
+    const char *path = TEXT_SHOW(st_path(f));
+    struct checkpoint_kind kind;
+    if (checkpoint_foreign(f, &kind)) return error_set(e, "%s is %s; %s.", path, kind.name, kind.hint);
     if (st_find(f, "down_blocks.0.resnets.0.norm1.weight"))
         return error_set(e, "%s is the UNet of a diffusers folder alone; give the folder that unet/ lies in.", path);
     if (vae_ldm_is(f, "") || vae_ldm_is(f, "first_stage_model.") || vae_diffusers_is(f, ""))
@@ -25,12 +26,12 @@ static bool refuse(const struct st_file *f, struct error *e) {
 static bool open_unet(struct checkpoint_single *c, struct error *e) {
     static const char *const prefixes[] = {"model.diffusion_model.", "diffusion_model.", ""};
     size_t i = 0, n = sizeof prefixes / sizeof *prefixes;
-    const char *hint;
+    struct checkpoint_kind kind;
     while (i < n && !unet_ldm_is(c->file, prefixes[i])) i++;
     if (i == n) return refuse(c->file, e);
     /* Video models and others are built around the same UNet. */
-    const char *foreign = checkpoint_foreign(c->file, &hint);
-    if (foreign && !strstr(foreign, "ControlNet")) return error_set(e, "%s is %s; %s.", TEXT_SHOW(st_path(c->file)), foreign, hint);
+    if (checkpoint_foreign(c->file, &kind) && kind.is_model)
+        return error_set(e, "%s is %s; %s.", TEXT_SHOW(st_path(c->file)), kind.name, kind.hint);
     if (!unet_ldm_infer(&c->unet, c->file, prefixes[i], e)) return false;
     c->family = unet_config_family(&c->unet);
     unet_ldm_measure(&c->unet_names, &c->unet);

@@ -22,7 +22,9 @@ struct engine *engine_open(const struct engine_params *p, struct error *err) {
     e->dev = gpu_device_create(&e->params.gpu, err);
     if (!e->dev) goto fail;
     enum tensor_dtype storage = gpu_device_storage(e->dev);
-    struct model_params mp = {storage, gpu_device_max_chunk(e->dev), engine_weights_dtype(p->weights, storage)};
+    struct model_params mp = {.storage = storage, .max_chunk_bytes = gpu_device_max_chunk(e->dev),
+                              .weights = engine_weights_dtype(p->weights, storage), .files = p->files};
+    e->params.files = (struct model_files){0}; /* the caller's texts; needed no longer than model_open */
     if (p->model && !(e->model = model_open(e->params.model, &mp, err))) goto fail;
     return e;
 fail:
@@ -61,6 +63,7 @@ bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
         ok = gpu_set_write(set, i, row, err);
     }
     free(row);
+    ok = ok && model_intact(e->model, err);
     if (!ok) {
         gpu_set_destroy(&set);
         return false;

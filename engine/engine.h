@@ -12,6 +12,7 @@ struct engine_params {
     struct gpu_params gpu;
     const char *model;
     enum engine_weights weights;
+    struct model_files files;
     bool step, nan, check; /* debugging of every program (gpu/program.h) */
     const char *force_kernel;
 };

@@ -1,5 +1,8 @@
 #pragma once
-/* A Stable Diffusion folder in diffusers' layout, opened and checked, its weights mapped but not read. */
+/* A Stable Diffusion model, opened and checked, its weights mapped but not read: a folder in diffusers' layout or a
+ * single file. */
+#include "checkpoint/report.h"
+#include "checkpoint/single.h"
 #include "diffusion/schedule.h"
 #include "nn/target.h"
 #include "textenc/clip_build.h"
@@ -9,9 +12,16 @@
 
 enum { MODEL_MAX_FILES = 8, MODEL_MAX_TEXTS = 2 };
 
+/* Which file has a part's weights, under which names. */
+struct model_source {
+    const struct st_file *file; /* one of the model's */
+    struct nn_naming naming;
+};
+
 /* A text encoder. SDXL has two, whose results lie side by side on the width. */
 struct model_text {
-    const char *part; /* its folder: "text_encoder", "text_encoder_2" */
+    const char *part; /* for messages; in a folder, its own: "text_encoder", "text_encoder_2" */
+    struct model_source source;
     struct clip_config cfg;
     struct tokenizer *tokenizer;
     struct nn_params *params;
@@ -20,7 +30,7 @@ struct model_text {
 
 struct model {
     struct arena *arena;
-    const char *path, *name; /* folder as given; its last component */
+    const char *path, *name; /* folder or file as given; its last component */
     enum nn_family family;
     struct unet_config unet;
     struct vae_config vae;
@@ -28,21 +38,37 @@ struct model {
     int n_texts;
     bool zeros_for_empty;            /* a negative prompt that is not given is all zeros, not the encoding of "" */
     struct schedule_params schedule; /* of scheduler_config.json */
+    const char *prediction_from;     /* why schedule.prediction is what it is */
+    bool prediction_guessed;
     struct nn_params *unet_params, *vae_params;
     struct nn_target_list unet_targets;
     struct st_file *files[MODEL_MAX_FILES]; /* the UNet's first */
     int n_files;
-    int n_unused; /* tensors in the files that no layer asked for */
+    struct model_source unet_source, vae_source;
+    struct checkpoint_single *single; /* NULL: a folder */
+    struct checkpoint_report *report; /* NULL if model_open's caller took it */
+};
+
+/* What is not where the model is. {0}: everything from the model itself. */
+struct model_files {
+    const char *vae;        /* file or folder instead of the model's own VAE */
+    const char *tokenizer;  /* folder; NULL: the model's, or CLIP's own for a single file */
+    const char *variant;    /* of a folder's weights, "fp16"; NULL: plain ones first */
+    const char *prediction; /* "epsilon", "v_prediction", "sample"; NULL: as the model says */
 };
 
 struct model_params {
     enum tensor_dtype storage; /* of frozen weights on the device */
     int64_t max_chunk_bytes;
     enum tensor_dtype weights; /* of the UNet's matrices and convolutions: storage, or narrower (tensor_set_narrow) */
+    struct model_files files;
+    struct checkpoint_report **report; /* gets the load report, also on failure; the caller destroys it. NULL: no */
 };
 /* NULL with one sentence naming file and key when anything is missing, misshaped or unknown. */
 struct model *model_open(const char *path, const struct model_params *p, struct error *err);
 void model_close(struct model **m);
+/* False with a sentence if a file changed since model_open. */
+bool model_intact(const struct model *m, struct error *err);
 
 /* Tokens of a window; width of what the UNet looks at, all text encoders together. */
 int model_window(const struct model *m);

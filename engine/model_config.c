@@ -49,25 +49,25 @@ const char *model_prediction_name(enum schedule_prediction p) {
     return p == SCHEDULE_PREDICT_V ? "v_prediction" : p == SCHEDULE_PREDICT_SAMPLE ? "sample" : "epsilon";
 }
 
-static bool load_text(struct model *m, const char *suffix, struct error *err) {
+static bool load_text(struct model *m, const char *suffix, const struct model_files *o, struct error *err) {
     struct arena *a = m->arena;
     struct model_text *t = &m->texts[m->n_texts++];
     t->part = arena_printf(a, "text_encoder%s", suffix);
     const char *config = arena_printf(a, "%s/%s/config.json", m->path, t->part);
-    const char *tokenizer = arena_printf(a, "%s/tokenizer%s", m->path, suffix);
+    const char *tokenizer = o->tokenizer ? o->tokenizer : arena_printf(a, "%s/tokenizer%s", m->path, suffix);
     if (!model_need_file(config, m->n_texts > 1 ? "second text encoder" : "text encoder", err) || !clip_config_load(&t->cfg, config, err) ||
         !model_need_file(arena_printf(a, "%s/vocab.json", tokenizer), "tokenizer", err))
         return false;
     return (t->tokenizer = tokenizer_load(tokenizer, err)) != NULL;
 }
 
-bool model_configs_load(struct model *m, struct error *err) {
+bool model_configs_load(struct model *m, const struct model_files *o, struct error *err) {
     struct arena *a = m->arena;
     const char *unet = arena_printf(a, "%s/unet/config.json", m->path), *vae = arena_printf(a, "%s/vae/config.json", m->path);
     const char *scheduler = arena_printf(a, "%s/scheduler/scheduler_config.json", m->path);
-    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) || !model_need_file(vae, "VAE", err) ||
-        !vae_config_load(&m->vae, vae, err) || !model_need_file(scheduler, "scheduler", err) ||
-        !model_schedule_load(&m->schedule, scheduler, err))
+    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) ||
+        (!o->vae && (!model_need_file(vae, "VAE", err) || !vae_config_load(&m->vae, vae, err))) ||
+        !model_need_file(scheduler, "scheduler", err) || !model_schedule_load(&m->schedule, scheduler, err))
         return false;
     m->family = unet_config_family(&m->unet);
     m->zeros_for_empty = m->zeros_for_empty && nn_family_is_xl(m->family);
@@ -75,12 +75,12 @@ bool model_configs_load(struct model *m, struct error *err) {
         /* What the reference pipeline overrides whatever the scheduler's file says. */
         m->schedule.steps_offset = 1;
         m->schedule.clip_range = 0;
-        return load_text(m, "", err);
+        return load_text(m, "", o, err);
     }
     if (!os_path_is_file(arena_printf(a, "%s/text_encoder/config.json", m->path)))
         return error_set(err, "%s is an SDXL refiner (it has the second text encoder alone), which this version does not run; "
                          "give the base model.", m->path);
-    return load_text(m, "", err) && load_text(m, "_2", err);
+    return load_text(m, "", o, err) && load_text(m, "_2", o, err);
 }
 
 static bool check_channels(const struct model *m, struct error *err) {

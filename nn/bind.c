@@ -120,7 +120,7 @@ bool nn_params_bind_named(struct nn_params *p, const struct st_file *file, const
                           struct nn_bind_report *report, struct error *e) {
     size_t n = (size_t)p->set->n_slots;
     struct binding b = {.p = p, .file = file, .naming = {canonical, NULL}};
-    if (naming) b.naming = *naming;
+    if (naming && naming->place) b.naming = *naming;
     p->sealed = true;
     p->tensors = arena_alloc_n(p->arena, n, sizeof *p->tensors);
     b.used = arena_alloc_n(p->arena, n, sizeof *b.used);
