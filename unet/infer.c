@@ -117,9 +117,10 @@ static void scan_attention(struct scan *s) {
 }
 
 static bool set_heads(struct scan *s, struct unet_stage *stage) {
-    stage->heads = s->cfg->linear_projection ? stage->channels / HEAD_WIDTH : SD1_HEADS;
+    int of_64 = stage->channels < HEAD_WIDTH ? 1 : stage->channels / HEAD_WIDTH;
+    stage->heads = s->cfg->linear_projection ? of_64 : SD1_HEADS;
     bool attends = stage->attention || stage->depth[0];
-    if (stage->channels % GROUPS == 0 && (!attends || (stage->heads && stage->channels % stage->heads == 0))) return true;
+    if (stage->channels % GROUPS == 0 && (!attends || stage->channels % stage->heads == 0)) return true;
     s->failed = true;
     return error_set(s->e, "%s: its UNet has %d channels at a level, which no Stable Diffusion divides into heads and groups",
                      st_path(s->f), stage->channels);
