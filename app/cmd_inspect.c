@@ -6,6 +6,7 @@
 #include "app/common.h"
 #include "app/inspect.h"
 #include "base/os.h"
+#include "base/path.h"
 #include "base/text.h"
 #include "io/png.h"
 #include "io/recipe.h"
@@ -207,7 +208,11 @@ static bool is_png(const char *path) {
 static bool inspect(const char *path, const struct inspect_options *o, struct error *e) {
     if (!os_path_exists(path)) return error_set(e, "There is no file or folder %s.", TEXT_SHOW(path));
     if (os_path_is_dir(path)) return inspect_model(path, &o->files, o->all, e);
-    return is_png(path) ? inspect_png(path, e) : inspect_weights(path, o, e);
+    if (is_png(path)) return inspect_png(path, e);
+    static const char *const weights[] = {"safetensors", "json", "ckpt", "pt", "pth", "bin"};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        if (path_has_ext(path, weights[i])) return inspect_weights(path, o, e);
+    return error_set(e, "%s is none of what inspect knows: a model folder, a .safetensors, .ckpt or .pt file, a PNG.", TEXT_SHOW(path));
 }
 
 bool cmd_inspect(int argc, char **argv, struct error *e) {

@@ -122,7 +122,7 @@ static int teardown(void **state) {
 
 static void models_that_do_not_hold_together(void **s) {
 #define GENERATE(model) "generate --model " model " --prompt x " SMALL " --out out/x.png"
-    expect_failure("", GENERATE("nowhere"), "no model folder nowhere");
+    expect_failure("", GENERATE("nowhere"), "There is no model nowhere");
     copy_model("no-unet", "rm unet/config.json");
     expect_failure("", GENERATE("no-unet"), "unet/config.json is missing");
     copy_model("no-weights", "rm vae/*.safetensors");
