@@ -17,7 +17,7 @@ const char *lora_peft_cannot(const struct lora_module *m, struct arena *a) {
     const struct st_tensor *lengths = dora ? lora_convert_slot(m, "magnitude") : NULL;
     if (!dora && strcmp(m->kind_name, "lora") != 0)
         return arena_printf(a, "is of the kind %s, and PEFT's files of LoRAs hold no other", m->kind->title);
-    if (lora_module_has_bias(m)) return "changes a bias, which PEFT's LoRAs do not";
+    if (m->kind->bias && m->tensors[m->kind->bias]) return "changes a bias, which PEFT's LoRAs do not";
     if (lengths && (lengths->dims[0] != m->target->weight.w || st_tensor_elements(lengths) != (size_t)m->target->weight.w))
         return "has DoRA's lengths of columns, and PEFT knows those of rows";
     return NULL;
@@ -95,18 +95,17 @@ static bool check_unity(const struct lora_conversion *c) {
 
 /* ---- Tensors ---- */
 
-/* A Tucker core is multiplied into the factor below it. */
+/* A Tucker core is multiplied into the factor below it; the product is kept in f32, whatever the factors were in. */
 static bool add_folded(const struct lora_conversion *c, struct st_writer *w, const struct lora_module *m, const char *stem) {
     struct shape s = m->target->weight;
-    const struct st_tensor *down = lora_convert_slot(m, "down"), *up = lora_convert_slot(m, "up");
+    const struct st_tensor *up = lora_convert_slot(m, "up");
     size_t taps = (size_t)s.n, rank = (size_t)m->rank, in = (size_t)s.c;
     float *rows = arena_alloc_n(c->arena, taps * rank * in, sizeof *rows), *file = arena_alloc_n(c->arena, taps * rank * in, sizeof *file);
     float *factor = arena_alloc_n(c->arena, (size_t)s.w * rank, sizeof *factor);
     if (!lora_module_read(m, rows, factor, c->e)) return false;
     for (size_t t = 0; t < taps; t++)
         for (size_t i = 0; i < rank * in; i++) file[i * taps + t] = rows[t * rank * in + i];
-    enum st_dtype dtype = down->dtype == ST_F16 || down->dtype == ST_BF16 ? down->dtype : ST_F32;
-    st_writer_add_f32(w, arena_printf(c->arena, "%s.lora_A.weight", stem), dtype, 4,
+    st_writer_add_f32(w, arena_printf(c->arena, "%s.lora_A.weight", stem), ST_F32, 4,
                       (const int64_t[]){m->rank, s.c, m->target->conv.k, m->target->conv.k}, file);
     lora_convert_tensor(w, m, up, arena_printf(c->arena, "%s.lora_B.weight", stem));
     return true;
