@@ -33,10 +33,10 @@ static const struct option rows[] = {
     {"alpha", OPTION_NUMBER, FIELD(alpha), "X", "scale: the LoRA counts alpha/rank; 0 means as much as rank", 0, 100000},
     {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp or all", .choices = "attn|attn-mlp|all"},
     {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
-    {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate", 0, 10},
+    {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate; 0 means the optimiser's own: 1 for prodigy, 0.0001 for\nlion, 0.001 for the others", 0, 10},
     {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "constant, cosine or linear", .choices = "constant|cosine|linear"},
     {"warmup", OPTION_INT, FIELD(warmup), "N", "steps over which the learning rate rises (none)", 0, 10000000},
-    {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X", "AdamW's weight decay", 0, 10},
+    {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X", "weights shrink by this times the learning rate in a step", 0, 10},
     {"max-grad-norm", OPTION_NUMBER, FIELD(max_grad_norm), "X", "longer gradients are clipped; 0 never clips", 0, 1e9},
     {"weighting", OPTION_CHOICE, FIELD(weighting), "NAME", "how times count in the loss: none, min-snr or debiased",
      .choices = "none|min-snr|debiased"},
@@ -60,15 +60,15 @@ static const struct option rows[] = {
 static struct train_options default_options(const struct train_params *d) {
     return (struct train_options){.targets = "attn-mlp", .lr_schedule = "cosine", .checkpointing = "auto", .weighting = "none",
                                   .dtype = d->half ? "f16" : "f32", .steps = d->steps, .rank = d->rank, .batch = d->batch,
-                                  .accumulate = d->accumulate, .sample_steps = d->sample_steps, .lr = d->lr, .weight_decay = d->weight_decay,
-                                  .max_grad_norm = d->max_grad_norm, .snr_gamma = d->snr_gamma, .sample_cfg = d->sample_cfg, .seed = d->seed};
+                                  .accumulate = d->accumulate, .sample_steps = d->sample_steps, .weight_decay = d->optimiser.weight_decay,
+                                  .max_grad_norm = d->optimiser.max_grad_norm, .snr_gamma = d->snr_gamma, .sample_cfg = d->sample_cfg, .seed = d->seed};
 }
 
 static bool params_from(const struct train_options *o, struct train_params *p, struct error *e) {
     p->data = o->data, p->out = o->out, p->caption = o->caption, p->log = o->log;
     p->steps = o->steps, p->rank = o->rank, p->batch = o->batch, p->accumulate = o->accumulate, p->resolution = o->resolution;
-    p->alpha = (float)o->alpha, p->lr = (float)o->lr, p->weight_decay = (float)o->weight_decay;
-    p->max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->warmup = o->warmup;
+    p->alpha = (float)o->alpha, p->lr = (float)o->lr, p->optimiser.weight_decay = (float)o->weight_decay;
+    p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->warmup = o->warmup;
     p->train_text_encoder = o->text, p->seed = o->seed, p->resume = o->resume, p->stop_after = o->stop_after;
     p->sample_prompts = o->sample_prompts.items, p->n_sample_prompts = o->sample_prompts.n;
     p->sample_every = o->sample_every, p->sample_steps = o->sample_steps, p->sample_cfg = (float)o->sample_cfg;
@@ -100,7 +100,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     print_bytes("VAE", p->vae_bytes, ", only while pictures are read");
     print_bytes("LoRA", p->adapter_bytes, "");
     print_bytes("gradients", p->gradient_bytes, "");
-    print_bytes("AdamW's moments", p->moment_bytes, "");
+    print_bytes("optimiser's state", p->moment_bytes, "");
     print_bytes("moving average", p->average_bytes, "");
     print_bytes("activations", p->activation_bytes, "");
     print_bytes("inputs, outputs", p->io_bytes, "");

@@ -5,6 +5,16 @@
 #define FIELD(name) offsetof(struct train_method_options, name)
 
 static const struct option rows[] = {
+    {"optimizer", OPTION_CHOICE, FIELD(optimizer), "NAME", "adamw, lion, adafactor, prodigy (finds its rate) or schedule-free",
+     .choices = "adamw|lion|adafactor|prodigy|schedule-free"},
+    {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X", "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
+    {"text-lr", OPTION_NUMBER, FIELD(text_lr), "X", "learning rate of the text encoder's LoRA (as --lr)", 0, 10},
+    {"prodigy-d-coef", OPTION_NUMBER, FIELD(prodigy_d_coef), "X", "factor on the rate that Prodigy finds (1)", 0, 100},
+    {"prodigy-growth", OPTION_NUMBER, FIELD(prodigy_growth), "X", "most that its rate may grow in a step, at least 1 (no limit)", 0, 1000},
+    {"prodigy-bias-correction", OPTION_FLAG, FIELD(prodigy_bias_correction), NULL, "Prodigy corrects its moments as Adam does"},
+    {"prodigy-safeguard", OPTION_FLAG, FIELD(prodigy_safeguard), NULL, "Prodigy's estimate leaves the warm-up out"},
+    {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL, "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
+    {"adafactor-scale", OPTION_FLAG, FIELD(adafactor_scale), NULL, "Adafactor's rate times the size of the weights"},
     {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
     {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
@@ -21,13 +31,17 @@ static const struct option rows[] = {
 };
 
 struct train_method_options train_method_defaults(const struct train_params *p) {
-    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount};
+    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw"};
 }
 
 struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
 
 bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct error *e) {
     (void)e;
+    p->optimiser.name = o->optimizer, p->lora_plus = (float)o->lora_plus, p->text_lr = (float)o->text_lr;
+    p->optimiser.d_coef = (float)o->prodigy_d_coef, p->optimiser.growth = (float)o->prodigy_growth;
+    p->optimiser.bias_correction = o->prodigy_bias_correction, p->optimiser.safeguard = o->prodigy_safeguard;
+    p->optimiser.relative_step = o->adafactor_relative, p->optimiser.scale_by_param = o->adafactor_scale;
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
@@ -51,6 +65,10 @@ static void print_noise(const struct noise_params *n) {
 }
 
 void train_method_print(const struct train_params *p) {
+    printf("optimiser   %s", optimiser_find(p->optimiser.name)->title);
+    if (p->lora_plus > 0) printf(", up factors %g times as fast", (double)p->lora_plus);
+    if (p->text_lr > 0) printf(", text encoder at %g", (double)p->text_lr);
+    printf("\n");
     if (p->weighting == TARGET_WEIGHT_MIN_SNR) printf("loss        min-SNR, gamma %g\n", (double)p->snr_gamma);
     if (p->weighting == TARGET_WEIGHT_DEBIASED) printf("loss        debiased estimation\n");
     print_noise(&p->noise);

@@ -10,6 +10,9 @@ struct train_method_options {
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;
     int pyramid_iterations;
+    const char *optimizer;
+    double lora_plus, text_lr, prodigy_d_coef, prodigy_growth;
+    bool prodigy_bias_correction, prodigy_safeguard, adafactor_relative, adafactor_scale;
 };
 struct train_method_options train_method_defaults(const struct train_params *p);
 struct option_table train_method_table(struct train_method_options *o);

@@ -1,4 +1,4 @@
-/* Embeddings, timestep sinusoids, the loss and the optimiser. */
+/* Embeddings, timestep sinusoids, the loss, gradient accumulation. */
 #include "gpu/kernels_priv.h"
 #include "gpu/push.h"
 #include "shaders/push/embed.h"
@@ -81,17 +81,11 @@ void kern_sum_squares(struct emit *e) {
     emit_dispatch(e, &d);
     emit_barrier(e);
     push.grad = ref_read(e, part), push.param_out = ref_write(y);
-    if (total) push.total = ref_read(e, total);
+    if (total) push.more = ref_read(e, total);
     const struct operand *reads[2] = {part, total};
     d = (struct dispatch){.shader = "sum_squares", .spec = {1, total != NULL}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
                           .reads = {part, total}, .n_reads = 2, .storage_mask = storage_mask(reads, 2, &y, 1), .groups = {1, 1, 1}};
     emit_dispatch(e, &d);
-}
-
-/* Workgroups of 64 over a flat bank, in two dimensions past the smallest guaranteed limit of one. */
-static void flat_groups(struct dispatch *d, int texels) {
-    uint32_t n = ceil_div(texels, 64), rows = ceil_div(n, 65535);
-    d->groups[0] = ceil_div(n, rows), d->groups[1] = rows, d->groups[2] = 1;
 }
 
 static void accumulate(struct emit *e, bool average) {
@@ -101,23 +95,9 @@ static void accumulate(struct emit *e, bool average) {
     struct dispatch d = {.shader = "accumulate", .spec = {average}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
                          .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3,
                          .storage_mask = storage_mask(reads, 3, &y, 1)};
-    flat_groups(&d, push.texels);
+    kern_flat_groups(&d, push.texels);
     emit_dispatch(e, &d);
 }
 
 void kern_accumulate(struct emit *e) { accumulate(e, false); }
 void kern_ema(struct emit *e) { accumulate(e, true); }
-
-void kern_adamw(struct emit *e) {
-    const struct operand *reads[6], *results[3] = {&e->out[0], &e->out[1], &e->out[2]};
-    for (int i = 0; i < 6; i++) reads[i] = &e->in[i];
-    struct push_optimise push = {.param = ref_read(e, reads[0]), .grad = ref_read(e, reads[1]), .m = ref_read(e, reads[2]),
-                                 .v = ref_read(e, reads[3]), .hyper = ref_read(e, reads[4]), .total = ref_read(e, reads[5]),
-                                 .param_out = ref_write(results[0]), .m_out = ref_write(results[1]), .v_out = ref_write(results[2]),
-                                 .texels = (int)shape_texels(e->in[0].shape)};
-    struct dispatch d = {.shader = "adamw", .push = &push, .push_bytes = sizeof push, .n_reads = 6,
-                         .storage_mask = storage_mask(reads, 6, results, 3)};
-    flat_groups(&d, push.texels);
-    for (int i = 0; i < 6; i++) d.reads[i] = reads[i];
-    emit_dispatch(e, &d);
-}

@@ -129,17 +129,26 @@ static enum tensor_dtype result_dtype(const struct graph *g, enum op op, int i) 
     case OP_EMBED_DW:
     case OP_TIMESTEP:
     case OP_MSE:
-    case OP_SUM_SQUARES: return TENSOR_F32;
+    case OP_SUM_SQUARES:
+    case OP_PRODIGY_SUMS: return TENSOR_F32;
     default: return g->act_dtype;
     }
 }
 
 /* Results of in-place updates share their input's storage: index of that input, or -1. */
 static int updated_input(enum op op, int i) {
-    static const int adamw[3] = {0, 2, 3};
-    if (op == OP_ADAMW) return adamw[i];
-    if (op == OP_ACCUMULATE || op == OP_EMA) return 0;
-    return -1;
+    static const int two_states[3] = {0, 2, 3};
+    switch (op) {
+    case OP_ADAMW:
+    case OP_LION:
+    case OP_SCHEDULE_FREE:
+    case OP_PRODIGY:
+    case OP_ADAFACTOR: return two_states[i];
+    case OP_PRODIGY_SUMS: return i == 0 ? 3 : -1;
+    case OP_ACCUMULATE:
+    case OP_EMA: return 0;
+    default: return -1;
+    }
 }
 
 static bool any_needs_grad(const struct graph *g, const int *in, int n_in) {

@@ -23,7 +23,7 @@ enum { GRAPH_MAX_IN = 8, GRAPH_MAX_OUT = 3 };
 /* A set of tensors placed once and shared by programs: a model's weights, an adapter's parameters.
  * Banks repeat the same layout: gradient and optimiser moments of a parameter set. */
 /* GRAD_SUM: gradients added up over micro-batches. EMA: moving average of the values. */
-enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_EMA, SET_BANKS };
+enum set_bank { SET_DATA, SET_GRAD, SET_GRAD_SUM, SET_MOMENT1, SET_MOMENT2, SET_MOMENT3, SET_MOMENT4, SET_EMA, SET_BANKS };
 struct tensor_slot {
     const char *name; /* canonical dotted path, e.g. "down_blocks.0.resnets.0.conv1.weight" */
     struct shape shape;
@@ -99,6 +99,8 @@ union op_attr {
     struct { int32_t per_image; } sum;
     struct { int32_t flip_sin_to_cos; float freq_shift; } timestep;
     struct { int32_t each; float rate; int32_t rescale; uint32_t stream; } dropout; /* each: enum dropout_each */
+    /* Padding stays out: of every `period` rows the first `rows` count, and the first `channels`. */
+    struct { int32_t period, rows, channels; float rate; } adafactor;
 };
 
 struct node {

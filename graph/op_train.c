@@ -1,4 +1,4 @@
-/* Loss, gradient accumulation and the optimiser. */
+/* Loss, gradient accumulation, moving averages. */
 #include <math.h>
 #include "graph/op_priv.h"
 
@@ -58,31 +58,4 @@ void op_ema_ref(const struct graph *g, const struct node *node, const double *co
     double keep = in[2][0];
     for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++)
         out[0][i] = keep == 0 ? in[1][i] : in[0][i] + (1 - keep) * (in[1][i] - in[0][i]);
-}
-
-bool op_adamw_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
-    if (!op_needs(g, node, 6)) return false;
-    struct shape p = op_shape_in(g, node, 0);
-    for (int i = 1; i < 4; i++)
-        if (!shape_equal(op_shape_in(g, node, i), p))
-            return graph_fail(g, "adamw: parameters, gradients and moments differ in shape"), false;
-    if (op_shape_in(g, node, 4).c != 8) return graph_fail(g, "adamw: hyper is not one row of 8"), false;
-    out[0] = p;
-    out[1] = op_shape_in(g, node, 2);
-    out[2] = op_shape_in(g, node, 3);
-    return true;
-}
-
-void op_adamw_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
-    const double *hyper = in[4];
-    if (!isfinite(in[5][0])) return;
-    double lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], eps = hyper[3], decay = hyper[4], clip = 1;
-    if (hyper[7] > 0) clip = fmin(1, hyper[7] / (sqrt(in[5][0]) + 1e-6));
-    for (int64_t i = 0; i < shape_elems(op_shape_in(g, node, 0)); i++) {
-        double grad = in[1][i] * clip;
-        double m = beta1 * in[2][i] + (1 - beta1) * grad, v = beta2 * in[3][i] + (1 - beta2) * grad * grad;
-        out[0][i] = in[0][i] * (1 - lr * decay) - lr * m * hyper[5] / (sqrt(v * hyper[6]) + eps);
-        out[1][i] = m;
-        out[2][i] = v;
-    }
 }

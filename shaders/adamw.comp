@@ -3,23 +3,23 @@
 #extension GL_GOOGLE_include_directive : require
 #include "lib/tensor.glsl"
 #include "lib/push.glsl"
+#include "lib/optimise.glsl"
 #include "push/optimise.h"
 layout(local_size_x = 64) in;
 layout(push_constant) uniform Push { push_optimise p; };
 
 void main() {
-    int i = int(gl_GlobalInvocationID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x * 64u);
+    int i = flat_index();
     if (i >= p.texels) return;
-    vec4 a = LOAD(4, p.hyper, 0), b = LOAD(4, p.hyper, 1); // lr beta1 beta2 eps | decay, corrections 1 and 2, max norm
-    float total = LOAD(5, p.total, 0).x;
-    if (!(total < 3.4e38)) return; // infinite or no number
-    float clip = b.w > 0.0 ? min(1.0, b.w / (sqrt(total) + 1e-6)) : 1.0;
-    vec4 g = LOAD(1, p.grad, i) * clip;
-    vec4 m = a.y * LOAD(2, p.m, i) + (1.0 - a.y) * g;
-    vec4 v = a.z * LOAD(3, p.v, i) + (1.0 - a.z) * g * g;
+    vec4 a = LOAD(4, p.hyper, 0), b = LOAD(4, p.hyper, 1); // rate decay factor beta1 | beta2 eps corrections 1 and 2
+    vec2 c = LOAD(4, p.hyper, 2).zw; // 1-beta1, 1-beta2
+    float lr = a.x * RATE(5, p.more, i);
+    vec4 g = LOAD(1, p.grad, i) * a.z;
+    vec4 m = a.w * LOAD(2, p.m, i) + c.x * g;
+    vec4 v = b.x * LOAD(3, p.v, i) + c.y * g * g;
     vec4 x = LOAD(0, p.param, i);
-    x -= a.x * b.x * x;
-    x -= a.x * (m * b.y) / (sqrt(v * b.z) + a.w);
+    x -= lr * a.y * x;
+    x -= lr * (m * b.z) / (sqrt(v * b.w) + b.y);
     STORE(8, p.param_out, i, x);
     STORE(9, p.m_out, i, m);
     STORE(10, p.v_out, i, v);

@@ -30,7 +30,7 @@ void main() {
         STORE(8, p.param_out, group, sum);
     } else {
         float total = dot(sum, vec4(1.0));
-        if (ADD_TOTAL != 0) total += LOAD(1, p.total, 0).x;
+        if (ADD_TOTAL != 0) total += LOAD(1, p.more, 0).x;
         STORE(8, p.param_out, 0, vec4(total, 0.0, 0.0, 0.0));
     }
 }

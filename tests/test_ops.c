@@ -81,11 +81,19 @@ static bool stays_f32(enum op op, int i) {
     case OP_SUM_SQUARES:
     case OP_ACCUMULATE:
     case OP_EMA:
-    case OP_ADAMW: return true;
+    case OP_ADAMW:
+    case OP_LION:
+    case OP_SCHEDULE_FREE:
+    case OP_PRODIGY_SUMS:
+    case OP_PRODIGY:
+    case OP_ADAFACTOR: return true;
     case OP_DROPOUT: return i == 1;
     default: return false;
     }
 }
+
+/* Ops that always work in place: on banks that stay f32. */
+static bool is_update(enum op op) { return op != OP_SUM_SQUARES && stays_f32(op, 0) && stays_f32(op, 1); }
 
 enum { GUARD_ROWS = 64 };
 static const float GUARD = 1536.0f; /* exact in f16 */
@@ -311,7 +319,7 @@ struct op_test {
 
 static bool in_place_case(const struct op_case *c) {
     int k = op_table[c->op].inplace;
-    if (k < 0 || !c->in[k].n || c->op == OP_ACCUMULATE || c->op == OP_EMA || c->op == OP_ADAMW) return false;
+    if (k < 0 || !c->in[k].n || is_update(c->op)) return false;
     return true;
 }
 

@@ -144,7 +144,7 @@ static void test_dropout(void **state) {
 static void test_module_dropout(void **state) {
     for (int drop = 0; drop < 2; drop++) {
         struct train_params p = runs_params(drop ? "module" : "no-module");
-        p.steps = 1, p.weight_decay = 0, p.dropout.module = drop ? 0.9999f : 0;
+        p.steps = 1, p.optimiser.weight_decay = 0, p.dropout.module = drop ? 0.9999f : 0;
         runs_well(&p);
         struct st_file *f = open_file(p.out);
         float most = 0;
@@ -217,6 +217,52 @@ static void test_everything(void **state) {
     st_close(&f);
 }
 
+/* --- optimisers ------------------------------------------------------------------------------------------- */
+
+static const char *optimiser_name;
+
+static void set_optimiser(struct train_params *p) {
+    bool own = !strcmp(optimiser_name, "prodigy"), constant = !strcmp(optimiser_name, "schedule-free");
+    p->optimiser.name = optimiser_name, p->lr = own ? 1 : 1e-3f;
+    p->lora_plus = own ? 0 : 4, p->schedule = constant ? TRAIN_CONSTANT : TRAIN_COSINE;
+}
+
+static void test_optimisers(void **state) {
+    static const char *const names[] = {"lion", "adafactor", "prodigy", "schedule-free"};
+    for (int i = 0; i < 4; i++) {
+        optimiser_name = names[i];
+        resumes(names[i], set_optimiser);
+        assert_string_not_equal(outcome(arena_printf(runs_arena, "%s-2", names[i]), set_optimiser), outcome(arena_printf(runs_arena, "%s-3", names[i]), NULL));
+    }
+    struct train_params p = runs_params("optimisers");
+    p.optimiser.name = "prodigy", p.lora_plus = 4;
+    runs_refused(&p, "--lora-plus");
+    p.lora_plus = 0, p.optimiser.name = "schedule-free";
+    runs_refused(&p, "--lr-schedule constant");
+    p.schedule = TRAIN_CONSTANT, p.ema = 0.9f;
+    runs_refused(&p, "--ema");
+    p = runs_params("optimisers2"), p.text_lr = 0.1f;
+    runs_refused(&p, "--train-text-encoder");
+}
+
+/* Adam's first step is as long as its rate, whatever the gradient: up moves from zero by exactly that. */
+static void test_rates(void **state) {
+    struct train_params p = runs_params("rates");
+    p.steps = 1, p.schedule = TRAIN_CONSTANT, p.lr = 1e-3f, p.lora_plus = 16, p.text_lr = 1e-4f, p.train_text_encoder = true;
+    runs_well(&p);
+    struct st_file *f = open_file(p.out);
+    float most[2] = {0}; /* UNet, text encoder */
+    for (size_t i = 0; i < st_count(f); i++) {
+        size_t n;
+        if (!strstr(st_at(f, i)->name, "lora_up")) continue;
+        const float *x = read_all(f, st_at(f, i)->name, &n);
+        float *m = &most[!strncmp(st_at(f, i)->name, "lora_te", 7)];
+        for (size_t k = 0; k < n; k++) *m = fmaxf(*m, fabsf(x[k]));
+    }
+    st_close(&f);
+    assert_true(fabsf(most[0] - 16e-3f) < 16e-6f && fabsf(most[1] - 16e-4f) < 16e-6f);
+}
+
 /* Another setting is another run. */
 static void test_resume_refused(void **state) {
     struct train_params p = runs_params("refused");
@@ -237,7 +283,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
-        cmocka_unit_test(test_everything), cmocka_unit_test(test_resume_refused),
+        cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates), cmocka_unit_test(test_resume_refused),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

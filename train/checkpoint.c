@@ -31,9 +31,9 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
     struct sha256 s;
     sha256_begin(&s);
     char text[512];
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps, p->rank,
-                     p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr, (double)p->weight_decay,
-                     (double)p->beta1, (double)p->beta2, (double)p->eps, (double)p->max_grad_norm, p->warmup, (int)p->schedule,
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps, p->rank,
+                     p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr,
+                     p->optimiser.beta1, p->optimiser.beta2, (double)p->optimiser.eps, p->warmup, (int)p->schedule,
                      (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
                      (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
@@ -60,17 +60,13 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
     sha256_end(&s, hex);
 }
 
-struct bank {
-    const char *name;
-    struct gpu_set *set;
-};
+enum { MAX_BANKS = OPTIMISER_MAX_BANKS + 2 };
 
-static int banks(const struct trainer *t, struct bank b[4]) {
-    b[0] = (struct bank){"adapter", t->adapter->data};
-    b[1] = (struct bank){"moment1", t->moment1};
-    b[2] = (struct bank){"moment2", t->moment2};
-    if (t->ema) b[3] = (struct bank){"ema", t->ema};
-    return t->ema ? 4 : 3;
+static int banks(const struct trainer *t, struct optimiser_bank b[MAX_BANKS]) {
+    int n_chunks = t->adapter->stack->set->n_chunks, n = 0;
+    b[n++] = (struct optimiser_bank){"adapter", t->adapter->data, n_chunks};
+    if (t->ema) b[n++] = (struct optimiser_bank){"ema", t->ema, n_chunks};
+    return n + optimiser_banks(t->optimiser, b + n);
 }
 
 static void add_numbers(const struct trainer *t, struct st_writer *w) {
@@ -83,17 +79,18 @@ static void add_numbers(const struct trainer *t, struct st_writer *w) {
     snprintf(text, sizeof text, "%d", t->order_at), st_writer_meta(w, "order_at", text);
     snprintf(text, sizeof text, "%a", (double)t->loss_mean), st_writer_meta(w, "loss_mean", text);
     st_writer_add(w, "rng", ST_U8, 1, (int64_t[]){sizeof t->rng}, &t->rng);
+    st_writer_add(w, "optimiser", ST_U8, 1, (int64_t[]){OPTIMISER_NUMBERS * sizeof(double)}, optimiser_numbers(t->optimiser));
     st_writer_add(w, "dice", ST_U8, 1, (int64_t[]){sizeof t->dice}, &t->dice);
 }
 
 bool train_state_save(struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct st_writer *w = st_writer_create();
-    struct bank b[4];
+    struct optimiser_bank b[MAX_BANKS];
     bool ok = true;
     add_numbers(t, w);
     for (int i = 0, n = banks(t, b); ok && i < n; i++)
-        for (int c = 0; ok && c < t->adapter->stack->set->n_chunks; c++) {
+        for (int c = 0; ok && c < b[i].n_chunks; c++) {
             int64_t bytes = gpu_set_chunk_bytes(b[i].set, c);
             void *data = arena_alloc(a, (size_t)bytes);
             ok = gpu_set_read_raw(b[i].set, c, data, err);
@@ -116,10 +113,10 @@ static bool read_int(const struct st_file *f, const char *key, int *out) {
 
 static bool load_banks(struct trainer *t, const struct st_file *f, struct error *err) {
     struct arena *a = arena_create(NULL);
-    struct bank b[4];
+    struct optimiser_bank b[MAX_BANKS];
     bool ok = true;
     for (int i = 0, n = banks(t, b); ok && i < n; i++)
-        for (int c = 0; ok && c < t->adapter->stack->set->n_chunks; c++) {
+        for (int c = 0; ok && c < b[i].n_chunks; c++) {
             int64_t bytes = gpu_set_chunk_bytes(b[i].set, c);
             const struct st_tensor *s = st_find(f, arena_printf(a, "%s.%d", b[i].name, c));
             if (!s || s->dtype != ST_F32 || (int64_t)s->bytes != bytes)
@@ -134,15 +131,17 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     char hex[65];
     fingerprint(t, hex);
     const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
-    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice");
+    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice"), *own = st_find(f, "optimiser");
     if (!theirs || strcmp(theirs, hex))
         return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
                          "without --resume.", st_path(f));
     int epoch, at;
-    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice ||
+    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice || !own ||
+        own->bytes != OPTIMISER_NUMBERS * sizeof(double) ||
         rng->bytes != sizeof t->rng || dice->bytes != sizeof t->dice || (size_t)at > t->data.n_per_epoch)
         return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     memcpy(&t->rng, rng->data, sizeof t->rng);
+    memcpy(optimiser_numbers(t->optimiser), own->data, own->bytes);
     memcpy(&t->dice, dice->data, sizeof t->dice);
     if (t->rng.next > 624 || t->dice.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     t->epoch = epoch;
@@ -176,11 +175,11 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
     *m = (struct metadata_params){
         .family = families[t->e->model->family], .v_prediction = v, .model_name = t->e->model->name,
         .rank = p->rank, .alpha = (double)p->alpha, .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
-        .comment = "trained with Atelier", .optimizer = "AdamW", .lr_scheduler = schedules[p->schedule],
+        .comment = "trained with Atelier", .optimizer = optimiser_find(p->optimiser.name)->title, .lr_scheduler = schedules[p->schedule],
         .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no", .lr = (double)p->lr, .unet_lr = (double)p->lr,
-        .text_lr = p->train_text_encoder ? (double)p->lr : 0, .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
+        .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
         .warmup_steps = p->warmup, .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
-        .h = t->plan.resolution, .max_grad_norm = (double)p->max_grad_norm, .gradient_checkpointing = t->plan.remat,
+        .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->data};
     m->n_more = train_settings(p, a, &m->more);
 }

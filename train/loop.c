@@ -33,35 +33,29 @@ static bool find_nan(struct trainer *t, const char *what, struct error *err) {
 }
 
 static bool accumulate(struct trainer *t, int micro, struct error *err) {
-    if (!t->optimiser.sum_prog) return true;
+    if (!t->banks.sum_prog) return true;
     float keep = micro ? 1.0f : 0.0f;
-    gpu_program_write(t->optimiser.sum_prog, t->optimiser.sum_hyper, &keep);
-    return gpu_program_run(t->optimiser.sum_prog, err);
+    gpu_program_write(t->banks.sum_prog, t->banks.sum_hyper, &keep);
+    return gpu_program_run(t->banks.sum_prog, err);
 }
 
 static bool average(struct trainer *t, struct error *err) {
-    if (!t->optimiser.ema_prog) return true;
+    if (!t->banks.ema_prog) return true;
     float keep = train_ema_decay(t->params.ema, t->step);
-    gpu_program_write(t->optimiser.ema_prog, t->optimiser.ema_hyper, &keep);
-    return gpu_program_run(t->optimiser.ema_prog, err);
+    gpu_program_write(t->banks.ema_prog, t->banks.ema_hyper, &keep);
+    return gpu_program_run(t->banks.ema_prog, err);
 }
 
 static bool update(struct trainer *t, struct train_report *r, struct error *err) {
     const struct train_params *p = &t->params;
-    int k = t->step + 1;
-    r->lr = p->lr * train_schedule_factor(p->schedule, t->step, p->warmup, p->steps);
-    /* Adam divides the scale of the gradients out again; only eps and the clipping norm must know it. */
-    float hyper[8] = {r->lr, p->beta1, p->beta2, p->eps * t->loss_scale, p->weight_decay, (float)(1 / (1 - pow((double)p->beta1, k))),
-                      (float)(1 / (1 - pow((double)p->beta2, k))), p->max_grad_norm * t->loss_scale};
-    gpu_program_write(t->optimiser.prog, t->optimiser.hyper, hyper);
-    if (!gpu_program_run(t->optimiser.prog, err)) return false;
-    float total;
-    gpu_program_read(t->optimiser.prog, t->optimiser.norm, &total);
-    r->grad_norm = isfinite(total) ? sqrtf(total) / t->loss_scale : 0;
-    if (isfinite(total)) return t->overflows = 0, average(t, err);
+    bool applied;
+    float lr = p->lr * train_schedule_factor(p->schedule, t->step, p->warmup, p->steps);
+    if (!optimiser_step(t->optimiser, lr, &r->grad_norm, &applied, err)) return false;
+    r->lr = optimiser_rate(t->optimiser, lr);
+    if (applied) return t->overflows = 0, average(t, err);
     /* The optimiser left everything as it was. In f16 a rare picture may go too far; only a row of them is wrong. */
     if (t->loss_scale == 1 || ++t->overflows == MAX_OVERFLOWS) return find_nan(t, "gradient", err);
-    log_info("step %d is left out: a gradient went past what half floats hold", k);
+    log_info("step %d is left out: a gradient went past what half floats hold", t->step + 1);
     return true;
 }
 

@@ -47,9 +47,21 @@ static void add_noise(struct list *l, const struct train_params *p) {
     flag(l, "ss_debiased_estimation", p->weighting == TARGET_WEIGHT_DEBIASED);
 }
 
+static void add_optimiser(struct list *l, const struct train_params *p) {
+    const struct optimiser_params *o = &p->optimiser;
+    add(l, "ss_optimizer_args", arena_printf(l->a, "weight_decay=%.7g max_grad_norm=%.7g d_coef=%.7g growth_rate=%.7g use_bias_correction=%d "
+                                             "safeguard_warmup=%d relative_step=%d scale_parameter=%d", (double)o->weight_decay,
+                                             (double)o->max_grad_norm, (double)o->d_coef, (double)o->growth, o->bias_correction, o->safeguard,
+                                             o->relative_step, o->scale_by_param));
+    add(l, "ss_optimizer_type", optimiser_find(o->name)->name);
+    real(l, "ss_loraplus_lr_ratio", tidy(p->lora_plus));
+    real(l, "ss_text_encoder_lr_own", tidy(p->text_lr));
+}
+
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out) {
     struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
     add_noise(&l, p);
+    add_optimiser(&l, p);
     real(&l, "ss_network_dropout", tidy(p->dropout.network));
     real(&l, "ss_rank_dropout", tidy(p->dropout.rank));
     real(&l, "ss_module_dropout", tidy(p->dropout.module));

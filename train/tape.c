@@ -1,4 +1,4 @@
-/* The adapter, the tape of a training step, the tape of the optimiser; their memory and programs. */
+/* The adapter, the tape of a training step, the small tapes after it; their memory and programs. */
 #include <string.h>
 
 #include "train/trainer_priv.h"
@@ -90,8 +90,6 @@ static int bindings(struct trainer *t, struct gpu_binding *b) {
     b[n++] = (struct gpu_binding){set, SET_DATA, t->adapter->data};
     b[n++] = (struct gpu_binding){set, SET_GRAD, t->grad};
     b[n++] = (struct gpu_binding){set, SET_GRAD_SUM, t->grad_sum};
-    b[n++] = (struct gpu_binding){set, SET_MOMENT1, t->moment1};
-    b[n++] = (struct gpu_binding){set, SET_MOMENT2, t->moment2};
     b[n++] = (struct gpu_binding){set, SET_EMA, t->ema};
     return n;
 }
@@ -102,7 +100,7 @@ static int append(struct graph *g, enum op op, const int *in, int n_in) {
 }
 
 static bool build_average(struct trainer *t, struct error *err) {
-    struct optimiser_tape *o = &t->optimiser;
+    struct bank_tapes *o = &t->banks;
     struct tensor_set *set = t->adapter->stack->set;
     if (!(t->params.ema > 0)) return true;
     o->ema_g = graph_create(t->arena, TENSOR_F32);
@@ -112,27 +110,34 @@ static bool build_average(struct trainer *t, struct error *err) {
     return graph_ok(o->ema_g, err);
 }
 
-/* Norm over all chunks first, then every chunk's update with the same clipping. */
-static bool build_optimiser(struct trainer *t, struct error *err) {
-    struct optimiser_tape *o = &t->optimiser;
+static bool build_sum(struct trainer *t, struct error *err) {
+    struct bank_tapes *o = &t->banks;
     struct tensor_set *set = t->adapter->stack->set;
-    enum set_bank grad = t->params.accumulate > 1 ? SET_GRAD_SUM : SET_GRAD;
-    o->g = graph_create(t->arena, TENSOR_F32);
-    o->hyper = graph_io(o->g, "hyper", (struct shape){1, 1, 1, 8});
-    int total = -1;
-    for (int i = 0; i < set->n_chunks; i++)
-        total = append(o->g, OP_SUM_SQUARES, (int[]){graph_flat(o->g, set, grad, i), total}, 2);
-    for (int i = 0; i < set->n_chunks; i++)
-        append(o->g, OP_ADAMW, (int[]){graph_flat(o->g, set, SET_DATA, i), graph_flat(o->g, set, grad, i),
-                                       graph_flat(o->g, set, SET_MOMENT1, i), graph_flat(o->g, set, SET_MOMENT2, i), o->hyper, total}, 6);
-    o->norm = graph_output(o->g, "gradient norm", total);
-    if (t->params.accumulate <= 1) return graph_ok(o->g, err);
+    if (t->params.accumulate <= 1) return true;
     o->sum_g = graph_create(t->arena, TENSOR_F32);
     o->sum_hyper = graph_io(o->sum_g, "keep", (struct shape){1, 1, 1, 1});
     for (int i = 0; i < set->n_chunks; i++)
         append(o->sum_g, OP_ACCUMULATE, (int[]){graph_flat(o->sum_g, set, SET_GRAD_SUM, i), graph_flat(o->sum_g, set, SET_GRAD, i),
                                                 o->sum_hyper}, 3);
-    return graph_ok(o->g, err) && graph_ok(o->sum_g, err);
+    return graph_ok(o->sum_g, err);
+}
+
+/* Factors as matrices, with their padding: of `columns` ranks the first so many are a part's. */
+static bool build_optimiser(struct trainer *t, struct error *err) {
+    const struct lora_stack *stack = t->adapter->stack;
+    struct optimiser_slot *slots = arena_alloc_n(t->arena, (size_t)stack->set->n_slots, sizeof *slots);
+    for (int i = 0; i < stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &stack->layers[i];
+        int rank = l->parts[0].rank, out = l->target->weight.w;
+        float rate = l->model == t->adapter->models[LORA_UNET] || !t->params.text_lr ? 1 : t->params.text_lr / t->params.lr;
+        float ratio = t->params.lora_plus ? t->params.lora_plus : 1;
+        slots[l->down] = (struct optimiser_slot){rate, l->columns, rank, l->target->weight.c};
+        slots[l->up] = (struct optimiser_slot){rate * ratio, out, out, rank};
+    }
+    struct optimiser_setup setup = {.set = stack->set, .grad_bank = t->params.accumulate > 1 ? SET_GRAD_SUM : SET_GRAD, .slots = slots,
+                                    .loss_scale = t->loss_scale};
+    t->optimiser = optimiser_create(t->arena, &t->params.optimiser, &setup, err);
+    return t->optimiser != NULL;
 }
 
 static struct gpu_program_params step_params(struct trainer *t) {
@@ -165,13 +170,14 @@ static void plan_weights(struct trainer *t) {
     p->text_bytes = 0;
     for (int i = 0; i < t->e->model->n_texts; i++) p->text_bytes += set_bytes(t->e->model->texts[i].params->set);
     p->gradient_bytes = p->adapter_bytes * (t->params.accumulate > 1 ? 2 : 1);
-    p->moment_bytes = 2 * p->adapter_bytes;
+    p->moment_bytes = optimiser_state_bytes(t->optimiser);
     p->average_bytes = t->params.ema > 0 ? p->adapter_bytes : 0;
     p->device_bytes = gpu_device_memory_total(t->e->dev);
 }
 
 /* Recompute is chosen when the plain tape does not fit: it costs about a third more time. */
 bool train_tapes_build(struct trainer *t, struct error *err) {
+    if (!build_optimiser(t, err) || !build_sum(t, err) || !build_average(t, err)) return false;
     plan_weights(t);
     struct gpu_memory_use use;
     bool remat = t->params.remat == TRAIN_REMAT_ON;
@@ -189,7 +195,7 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
         return error_set(err, "Training needs %.0f MiB on %s, which has %.0f MiB: lower --batch or --resolution%s.",
                          (double)p->peak_bytes / 1048576, gpu_device_name(t->e->dev), (double)p->device_bytes / 1048576,
                          remat ? "" : ", or set --checkpointing on");
-    return build_optimiser(t, err) && build_average(t, err);
+    return true;
 }
 
 bool train_tapes_open(struct trainer *t, struct error *err) {
@@ -200,18 +206,16 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
         if (!engine_load(e, (enum engine_part)(ENGINE_TEXT + i), err)) return false;
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
-    if (!(t->moment1 = gpu_set_create(e->dev, set, SET_MOMENT1, err))) return false;
-    if (!(t->moment2 = gpu_set_create(e->dev, set, SET_MOMENT2, err))) return false;
     if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
     struct gpu_binding b[MAX_BINDINGS];
     struct gpu_program_params p = step_params(t);
     p.bindings = b, p.n_bindings = bindings(t, b);
     if (!(t->tape.prog = gpu_program_create(e->dev, t->tape.g, &p, err))) return false;
-    struct gpu_program_params op = engine_program_params(e, "The optimiser", NULL);
+    struct gpu_program_params op = engine_program_params(e, "The sum of gradients", NULL);
     op.bindings = b, op.n_bindings = p.n_bindings;
-    if (!(t->optimiser.prog = gpu_program_create(e->dev, t->optimiser.g, &op, err))) return false;
-    if (t->optimiser.sum_g && !(t->optimiser.sum_prog = gpu_program_create(e->dev, t->optimiser.sum_g, &op, err))) return false;
-    if (t->optimiser.ema_g && !(t->optimiser.ema_prog = gpu_program_create(e->dev, t->optimiser.ema_g, &op, err))) return false;
+    if (t->banks.sum_g && !(t->banks.sum_prog = gpu_program_create(e->dev, t->banks.sum_g, &op, err))) return false;
+    if (t->banks.ema_g && !(t->banks.ema_prog = gpu_program_create(e->dev, t->banks.ema_g, &op, err))) return false;
+    if (!optimiser_open(t->optimiser, e, t->adapter->data, trainer_gradients(t), err)) return false;
     struct arena *a = arena_create(NULL);
     float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
     float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);

@@ -10,8 +10,8 @@
 #include "train/trainer_priv.h"
 
 struct train_params train_params_default(void) {
-    return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .lr = 1e-3f, .weight_decay = 1e-2f,
-                                 .beta1 = 0.9f, .beta2 = 0.999f, .eps = 1e-8f, .max_grad_norm = 1, .warmup = 0,
+    return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .optimiser = {.weight_decay = 1e-2f, .max_grad_norm = 1},
+                                 .warmup = 0,
                                  .schedule = TRAIN_COSINE, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
                                  .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
 }
@@ -37,6 +37,15 @@ float train_schedule_factor(enum train_schedule s, int k, int warmup, int total)
 static bool check_params(const struct train_params *p, struct error *err) {
     if (p->steps < 1 || p->batch < 1 || p->batch > 64 || p->accumulate < 1 || p->rank < 1 || p->rank > 1024)
         return error_set(err, "Training needs at least one step, a batch of 1 to 64 and a rank of 1 to 1024.");
+    const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
+    if (!optimiser_params_check(&p->optimiser, err)) return false;
+    if (o->one_rate && (p->lora_plus || p->text_lr))
+        return error_set(err, "%s finds one rate for all parameters: --lora-plus and --text-lr do not go with it.", o->title);
+    if (o->constant_schedule && p->schedule != TRAIN_CONSTANT)
+        return error_set(err, "%s does without a schedule: give --lr-schedule constant.", o->title);
+    if (o->constant_schedule && p->ema > 0) return error_set(err, "%s averages by itself: leave --ema away.", o->title);
+    if (!(p->lora_plus >= 0) || !(p->text_lr >= 0)) return error_set(err, "--lora-plus and --text-lr must not be negative.");
+    if (p->text_lr && !p->train_text_encoder) return error_set(err, "--text-lr needs --train-text-encoder.");
     if (!(p->lr >= 0) || p->warmup < 0) return error_set(err, "The learning rate and the warm-up must not be negative.");
     const struct lora_dropout *d = &p->dropout;
     if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
@@ -112,6 +121,8 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     struct trainer *t = arena_alloc(a, sizeof *t);
     t->arena = a, t->e = e, t->params = *p;
     if (!t->params.alpha) t->params.alpha = (float)t->params.rank;
+    const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
+    if (!p->lr && o) t->params.lr = o->lr;
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
     if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
@@ -143,13 +154,11 @@ void trainer_destroy(struct trainer **p) {
     *p = NULL;
     generator_destroy(&t->samples);
     gpu_program_destroy(&t->tape.prog);
-    gpu_program_destroy(&t->optimiser.prog);
-    gpu_program_destroy(&t->optimiser.sum_prog);
-    gpu_program_destroy(&t->optimiser.ema_prog);
+    optimiser_destroy(&t->optimiser);
+    gpu_program_destroy(&t->banks.sum_prog);
+    gpu_program_destroy(&t->banks.ema_prog);
     gpu_set_destroy(&t->grad);
     gpu_set_destroy(&t->grad_sum);
-    gpu_set_destroy(&t->moment1);
-    gpu_set_destroy(&t->moment2);
     gpu_set_destroy(&t->ema);
     adapter_close(&t->adapter);
     schedule_destroy(&t->schedule);

@@ -7,6 +7,7 @@
 #include "engine/adapter.h"
 #include "lora/select.h"
 #include "train/dataset.h"
+#include "train/optimiser.h"
 
 enum train_schedule { TRAIN_CONSTANT, TRAIN_COSINE, TRAIN_LINEAR };
 enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
@@ -16,8 +17,10 @@ struct train_params {
     const char *caption;    /* for pictures without one; NULL: they are an error */
     int steps, rank, batch, accumulate, resolution; /* resolution 0: the model's own */
     float alpha;            /* 0: rank */
-    float lr;               /* one rate for the whole adapter */
-    float weight_decay, beta1, beta2, eps, max_grad_norm;
+    float lr;               /* 0: the optimiser's own */
+    float lora_plus;        /* rate of the up factors over that of the down factors; 0: the same. Hayou et al. 2024 */
+    float text_lr;          /* rate of the text encoders' LoRA; 0: lr */
+    struct optimiser_params optimiser;
     int warmup;
     enum train_schedule schedule;
     enum lora_selection targets;

@@ -4,7 +4,7 @@
 #include "io/jsonl.h"
 #include "train/trainer.h"
 
-/* The training step as one tape, and the optimiser as another. */
+/* The training step as one tape; gradient sums and moving averages as small ones. */
 struct train_tape {
     struct graph *g;
     struct gpu_program *prog;
@@ -15,10 +15,7 @@ struct train_tape {
     int dropout_key; /* -1 without dropout */
     bool remat;
 };
-struct optimiser_tape {
-    struct graph *g;
-    struct gpu_program *prog;
-    int hyper, norm;
+struct bank_tapes {
     struct graph *sum_g; /* gradient accumulation; NULL without */
     struct gpu_program *sum_prog;
     int sum_hyper;
@@ -45,9 +42,10 @@ struct trainer {
     struct rng rng;
     struct rng dice; /* for choices that options add: those leave noise and times as they are without */
     struct adapter *adapter;
-    struct gpu_set *grad, *grad_sum, *moment1, *moment2, *ema;
+    struct gpu_set *grad, *grad_sum, *ema;
     struct train_tape tape;
-    struct optimiser_tape optimiser;
+    struct bank_tapes banks;
+    struct optimiser *optimiser;
     struct train_plan plan;
     int lw, lh, channels, tokens, width;
     float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */

@@ -10,22 +10,28 @@ float train_ema_decay(float most, int k) {
     return fminf(most, (float)k / (float)(9 + k));
 }
 
-/* One bank's bytes over the adapter's. */
-static bool put(struct trainer *t, int chunk, struct gpu_set *from, void *room, struct error *err) {
-    return gpu_set_read_raw(from, chunk, room, err) && gpu_set_write_raw(t->adapter->data, chunk, room, err);
+static bool read_judged(struct trainer *t, int chunk, void *room, bool *has, struct error *err) {
+    *has = t->ema != NULL;
+    if (t->ema) return gpu_set_read_raw(t->ema, chunk, room, err);
+    return optimiser_judged(t->optimiser, chunk, room, has, err);
 }
 
 bool train_weights_show(struct trainer *t, struct error *err) {
     assert(!t->shown);
-    if (!t->ema || t->step == 0) return true;
+    if (t->step == 0) return true;
     struct gpu_set *data = t->adapter->data;
     int n = t->adapter->stack->set->n_chunks;
     t->shown_arena = arena_create(NULL);
     t->shown = arena_alloc_n(t->shown_arena, (size_t)n, sizeof *t->shown);
     for (int c = 0; c < n; c++) {
         size_t bytes = (size_t)gpu_set_chunk_bytes(data, c);
-        t->shown[c] = arena_alloc(t->shown_arena, bytes);
-        if (!gpu_set_read_raw(data, c, t->shown[c], err) || !put(t, c, t->ema, arena_alloc(t->shown_arena, bytes), err)) return false;
+        void *room = arena_alloc(t->shown_arena, bytes), *kept = arena_alloc(t->shown_arena, bytes);
+        bool has;
+        if (!read_judged(t, c, room, &has, err)) return false;
+        if (!has) return true;
+        if (!gpu_set_read_raw(data, c, kept, err)) return false;
+        t->shown[c] = kept;
+        if (!gpu_set_write_raw(data, c, room, err)) return false;
     }
     return true;
 }

@@ -1,5 +1,5 @@
-/* Flat banks of `texels` texels. */
+/* Flat banks of `texels` texels. more: rates, or an earlier total. */
 struct push_optimise {
-    REF param, grad, m, v, hyper, total, param_out, m_out, v_out;
+    REF param, grad, m, v, hyper, more, param_out, m_out, v_out;
     int texels, per_group, n_parts;
 };

@@ -221,7 +221,16 @@ const struct op_case op_cases[] = {
     {OP_SUM_SQUARES, "with an earlier one", {{0}}, {{1, 1, 8192, 4}, V(1)}},
     {OP_ACCUMULATE, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, V(1)}},
     {OP_EMA, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, V(1)}},
-    {OP_ADAMW, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(8), V(1)}},
+    {OP_ADAMW, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12), V(12)}},
+    {OP_LION, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12), V(12)}},
+    {OP_SCHEDULE_FREE, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12), V(12)}},
+    {OP_PRODIGY_SUMS, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12)}},
+    {OP_PRODIGY_SUMS, "with earlier ones", {{0}}, {{1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, V(12), V(2)}},
+    {OP_PRODIGY, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12)}},
+    {OP_ADAFACTOR, "down", {.adafactor = {8, 6, 37, 1}}, {W(8, 37), W(8, 37), V(8), V(37), V(12)}},
+    {OP_ADAFACTOR, "up", {.adafactor = {70, 70, 6, 0.5f}}, {W(70, 8), W(70, 8), V(70), V(8), V(12)}},
+    {OP_ADAFACTOR, "taps", {.adafactor = {4, 3, 20, 1}}, {{9, 1, 4, 20}, {9, 1, 4, 20}, V(36), V(20), V(12)}},
+    {OP_ADAFACTOR, "large", {.adafactor = {300, 300, 100, 2}}, {W(300, 100), W(300, 100), V(300), V(100), V(12)}},
 };
 const int op_case_count = sizeof op_cases / sizeof *op_cases;
 
@@ -269,6 +278,24 @@ static void fill_forward(const struct graph *g, const struct node *node, double 
     op_table[forward.op].ref(g, &forward, in, out);
 }
 
+/* Plausible settings; squares where states are means of squares. */
+static void fill_optimiser(const struct graph *g, const struct node *n, double **data) {
+    static const double settings[][12] = {
+        [OP_ADAMW - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, 1e-8, 1 / (1 - 0.9 * 0.9), 1 / (1 - 0.99 * 0.99), [10] = 0.1, [11] = 0.01},
+        [OP_LION - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, [10] = 0.1, [11] = 0.01},
+        [OP_SCHEDULE_FREE - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, 1e-8, 1 / (1 - 0.99 * 0.99), 0.3, [10] = 0.1, [11] = 0.01},
+        [OP_PRODIGY_SUMS - OP_ADAMW] = {1, 0.01, 0.5, 0.9, 0.99, 1e-9, 0.1, 0.12, 0.995, 0.7, [10] = 0.1, [11] = 0.01},
+        [OP_PRODIGY - OP_ADAMW] = {1, 0.01, 0.5, 0.9, 0.99, 1e-9, 0.1, 0.12, 0.995, 0.7, [10] = 0.1, [11] = 0.01},
+        [OP_ADAFACTOR - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.4, 1e-30, 1e-3, 1, 1},
+    };
+    bool two = n->op != OP_LION, one_more = n->op != OP_PRODIGY_SUMS && n->op != OP_PRODIGY && n->op != OP_ADAFACTOR;
+    int hyper = two ? 4 : 3;
+    for (int i = 0; i < 12; i++) data[n->in[hyper]][i] = (double)(float)settings[n->op - OP_ADAMW][i];
+    for (int i = 0; one_more && i < 12; i++) data[n->in[hyper + 1]][i] = i % 3 ? 1 : 0.25;
+    for (int state = n->op == OP_ADAFACTOR ? 2 : 3; two && n->op != OP_PRODIGY_SUMS && state < 4; state++)
+        for (int64_t i = 0; i < shape_elems(graph_shape(g, n->in[state])); i++) data[n->in[state]][i] *= data[n->in[state]][i];
+}
+
 void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data, struct arena *a) {
     const struct node *n = &g->nodes[node];
     struct rng rng;
@@ -290,13 +317,12 @@ void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data,
     case OP_DROPOUT:
         for (int i = 0; i < 2; i++) data[n->in[1]][i] = rng_randint(&rng, 1 << 24);
         break;
-    case OP_ADAMW: {
-        const double hyper[8] = {1e-2, 0.9, 0.99, 1e-8, 0.01, 1 / (1 - 0.9 * 0.9), 1 / (1 - 0.99 * 0.99), 1};
-        for (int i = 0; i < 8; i++) data[n->in[4]][i] = (double)(float)hyper[i];
-        for (int64_t i = 0; i < shape_elems(graph_shape(g, n->in[3])); i++) data[n->in[3]][i] *= data[n->in[3]][i];
-        data[n->in[5]][0] = 96 * 4;
-        break;
-    }
+    case OP_ADAMW:
+    case OP_LION:
+    case OP_SCHEDULE_FREE:
+    case OP_PRODIGY_SUMS:
+    case OP_PRODIGY:
+    case OP_ADAFACTOR: fill_optimiser(g, n, data); break;
     case OP_GROUP_NORM_DX:
     case OP_GROUP_NORM_DP:
     case OP_LAYER_NORM_DX:

@@ -1,0 +1,23 @@
+// classes: cpu gpu
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "lib/tensor.glsl"
+#include "lib/push.glsl"
+#include "lib/optimise.glsl"
+#include "push/optimise.h"
+layout(local_size_x = 64) in;
+layout(push_constant) uniform Push { push_optimise p; };
+
+void main() {
+    int i = flat_index();
+    if (i >= p.texels) return;
+    vec4 a = LOAD(4, p.hyper, 0), b = LOAD(4, p.hyper, 1); // rate decay factor beta1 | beta2 eps correction weight of z
+    vec2 c = LOAD(4, p.hyper, 2).zw; // 1-beta1, 1-beta2
+    float lr = a.x * RATE(5, p.more, i);
+    vec4 g = LOAD(1, p.grad, i) * a.z, y = LOAD(0, p.param, i), z = LOAD(2, p.m, i);
+    vec4 v = b.x * LOAD(3, p.v, i) + c.y * g * g;
+    vec4 step = g / (sqrt(v * b.z) + b.y) + a.y * y;
+    STORE(8, p.param_out, i, y + b.w * (z - y) + lr * (a.w * (1.0 - b.w) - 1.0) * step);
+    STORE(9, p.m_out, i, z - lr * step);
+    STORE(10, p.v_out, i, v);
+}
