@@ -12,7 +12,7 @@
 #include "io/recipe.h"
 #include "checkpoint/kind.h"
 #include "engine/adapter.h"
-#include "lora/file.h"
+#include "lora/delta.h"
 
 struct inspect_options {
     const char *model;
@@ -75,8 +75,8 @@ static void print_modules(const struct lora_file *f, struct arena *a) {
         const struct lora_module *m = &f->modules[i];
         nk = tally(kinds, nk, MAX, m->kind_name);
         np = tally(parts, np, MAX, lora_part_name(m->part));
-        nr = tally(ranks, nr, MAX, m->rank ? arena_printf(a, "%d", m->rank) : "unknown");
-        na = tally(alphas, na, MAX, arena_printf(a, "%g", (double)m->alpha));
+        nr = tally(ranks, nr, MAX, m->rank ? arena_printf(a, "%d", m->rank) : m->kind && m->kind->factors ? "unknown" : "none");
+        na = tally(alphas, na, MAX, m->rank || m->has_alpha ? arena_printf(a, "%g", (double)m->alpha) : "none");
     }
     print_tally("kinds", kinds, nk);
     print_tally("parts", parts, np);
@@ -86,6 +86,11 @@ static void print_modules(const struct lora_file *f, struct arena *a) {
 
 static void print_match(const struct lora_file *f, const struct inspect_options *o, struct arena *a) {
     printf("match         %s\n", lora_file_report(f, a));
+    int64_t numbers = 0;
+    char memory[COMMON_BYTES_TEXT];
+    for (int i = 0; i < f->n_modules; i++)
+        if (f->modules[i].status == LORA_MATCHED) numbers += lora_module_numbers(&f->modules[i], NULL);
+    printf("memory        %s beside the model in half precision, twice that in single\n", common_bytes_text(2 * numbers, memory));
     int n = f->n_modules - f->n_by_status[LORA_MATCHED], k = shown(o, n), printed = 0;
     for (int i = 0; i < f->n_modules && printed < k; i++) {
         const struct lora_module *m = &f->modules[i];

@@ -36,6 +36,13 @@ bool lora_module_has_weight(const struct lora_module *m) {
     return false;
 }
 
+int64_t lora_module_numbers(const struct lora_module *m, const struct nn_params *base) {
+    struct shape w = m->target->weight;
+    int64_t bias = lora_module_has_bias(m, base) ? (m->target->is_norm ? w.c : 4 * (int64_t)w.w) : 0;
+    if (!lora_module_has_weight(m)) return bias;
+    return bias + (lora_module_is_low_rank(m) ? (int64_t)m->rank * ((int64_t)w.n * w.c + w.w) : shape_elems(w));
+}
+
 static const struct st_tensor *magnitude_of(const struct lora_module *m, bool *rows) {
     const struct st_tensor *t = slot_tensor(m, m->kind->row_magnitude);
     *rows = t != NULL;

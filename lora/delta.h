@@ -14,6 +14,9 @@ bool lora_module_is_low_rank(const struct lora_module *m);
 bool lora_module_has_weight(const struct lora_module *m);
 bool lora_module_has_bias(const struct lora_module *m, const struct nn_params *base);
 
+/* How many numbers of it a device keeps beside the model's, padding apart. m must be matched. */
+int64_t lora_module_numbers(const struct lora_module *m, const struct nn_params *base);
+
 /* dw: m->target->weight's canonical f32 rows; db: one number per output. Either may be NULL, and must be where the
  * module has none. base: the model's parameters, bound, for kinds that start from its weight. m must be matched. Any
  * thread; the result does not depend on the number of cores. */
