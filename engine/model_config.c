@@ -22,6 +22,12 @@ bool model_schedule_load(struct schedule_params *s, const char *path, struct err
     if (!o) return false;
     struct json_reader r = {.file = path, .e = err};
     const char *kind = json_read_string(&r, o, "_class_name", "");
+    if (kind && (!strncmp(kind, "EDM", 3) || !strncmp(kind, "FlowMatch", 9))) {
+        error_set(err, "%s: %s belongs to models of another kind (%s), which this program does not run.", path, kind,
+                  kind[0] == 'E' ? "EDM, such as Playground 2.5" : "flow matching, such as Stable Diffusion 3 and Flux");
+        json_decref(o);
+        return false;
+    }
     bool ddim = kind && (!strcmp(kind, "DDIMScheduler") || !strcmp(kind, "DDPMScheduler"));
     s->beta_start = json_read_number(&r, o, "beta_start", 0.0001);
     s->beta_end = json_read_number(&r, o, "beta_end", 0.02);
@@ -65,9 +71,9 @@ bool model_configs_load(struct model *m, const struct model_files *o, struct err
     struct arena *a = m->arena;
     const char *unet = arena_printf(a, "%s/unet/config.json", m->path), *vae = arena_printf(a, "%s/vae/config.json", m->path);
     const char *scheduler = arena_printf(a, "%s/scheduler/scheduler_config.json", m->path);
-    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) ||
-        (!o->vae && (!model_need_file(vae, "VAE", err) || !vae_config_load(&m->vae, vae, err))) ||
-        !model_need_file(scheduler, "scheduler", err) || !model_schedule_load(&m->schedule, scheduler, err))
+    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) || !model_need_file(scheduler, "scheduler", err) ||
+        !model_schedule_load(&m->schedule, scheduler, err) ||
+        (!o->vae && (!model_need_file(vae, "VAE", err) || !vae_config_load(&m->vae, vae, err))))
         return false;
     m->family = unet_config_family(&m->unet);
     m->zeros_for_empty = m->zeros_for_empty && nn_family_is_xl(m->family);

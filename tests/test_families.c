@@ -6,6 +6,7 @@
 #include "tests/support/scratch.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/os.h"
@@ -148,8 +149,35 @@ static void test_other_families(void **state) {
     arena_destroy(&a);
 }
 
+/* Models that say StableDiffusion...Pipeline and are something else: their configs tell. */
+static void test_other_parts(void **state) {
+    static const struct {
+        const char *mini, *edit, *says;
+    } others[] = {
+        {"mini-sdxl", "s/EulerDiscreteScheduler/EDMEulerScheduler/ scheduler/scheduler_config.json", "Playground 2.5"},
+        {"mini-sdxl", "s/\"projection_class_embeddings_input_dim\": 80/\"projection_class_embeddings_input_dim\": 72/ unet/config.json",
+         "SDXL refiner"},
+        {"mini-inpaint", "s/\"in_channels\": 9/\"in_channels\": 8/ unet/config.json", "instruct-pix2pix"},
+        {"mini-inpaint", "s/\"in_channels\": 9/\"in_channels\": 5/ unet/config.json", "depth model"},
+        {"mini-sdxl", "s/WithProjection// text_encoder_2/config.json", "no projection"},
+    };
+    struct arena *a = arena_create(NULL);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const char *split = strrchr(others[i].edit, ' '), *dir = arena_strdup(a, scratch_path(arena_printf(a, "part%zu", i)));
+        assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && sed -i '%.*s' '%s/%s'", golden_path(a, others[i].mini), dir,
+                                             dir, (int)(split - others[i].edit), others[i].edit, dir, split + 1)), 0);
+        expect_refused(dir, others[i].says);
+    }
+    /* A refiner's folder has the second text encoder alone. */
+    const char *dir = arena_strdup(a, scratch_path("refiner"));
+    assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && rm -r '%s/text_encoder'", golden_path(a, "mini-sdxl"), dir, dir, dir)), 0);
+    expect_refused(dir, "SDXL refiner");
+    arena_destroy(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_pictures), cmocka_unit_test(test_empty_differs), cmocka_unit_test(test_trace),
-                                       cmocka_unit_test(test_other_families)};
+                                       cmocka_unit_test(test_other_families),
+                                       cmocka_unit_test(test_other_parts)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -50,9 +50,28 @@ def write_json(path, content):
         f.write("\n")
 
 
-def value(name, shape, generator):
-    """Random numbers of a size that keeps activations near 1 through the whole depth, attention neither flat nor hard."""
-    noise = torch.randn(shape, generator=generator)
+class Noise:
+    """Random numbers from a pool that is gone through again and again: drawing SDXL's 3.5 billion would take minutes. The
+    pool's length is a prime, so that no two rows of a matrix are equal."""
+
+    def __init__(self, seed, length=8388593):
+        self.pool = torch.randn(length, generator=torch.Generator().manual_seed(seed))
+        self.at = 0
+
+    def take(self, shape):
+        n, length = shape.numel(), len(self.pool)
+        parts, left = [], n
+        while left:
+            part = self.pool[self.at:self.at + left]
+            parts.append(part)
+            left -= len(part)
+            self.at = (self.at + len(part)) % length
+        return torch.cat(parts).reshape(shape)
+
+
+def value(name, shape, noise):
+    """Of a size that keeps activations near 1 through the whole depth, attention neither flat nor hard."""
+    noise = noise.take(shape)
     if len(shape) == 1:
         return 1 + 0.1 * noise if name.endswith("norm.weight") or ("norm" in name and name.endswith(".weight")) else 0.02 * noise
     if "embedding" in name and "time" not in name and "add_" not in name:
@@ -61,7 +80,7 @@ def value(name, shape, generator):
     return noise * (gain / shape[1:].numel() ** 0.5)
 
 
-def write_weights(path, shapes, generator):
+def write_weights(path, shapes, noise):
     """safetensors, one tensor at a time."""
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
@@ -74,7 +93,7 @@ def write_weights(path, shapes, generator):
     with open(path + ".part", "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            f.write(value(name, shape, generator).half().contiguous().numpy().tobytes())
+            f.write(value(name, shape, noise).half().contiguous().numpy().tobytes())
     os.replace(path + ".part", path)
 
 
@@ -120,15 +139,15 @@ def write_tokenizer(folder, pad):
         "errors": "replace", **special})
 
 
-def make_part(name, module, config, folder, counts, generator, stem, prefix=""):
+def make_part(name, module, config, folder, counts, noise, stem, prefix=""):
     shapes = shapes_of(module, prefix)
     check_count(name, shapes, counts.get(name))
     write_json(os.path.join(folder, name, "config.json"), config)
-    write_weights(os.path.join(folder, name, stem + ".safetensors"), shapes, generator)
+    write_weights(os.path.join(folder, name, stem + ".safetensors"), shapes, noise)
 
 
 def make_checkpoint(model, seed, out):
-    plan, generator = MODELS[model], torch.Generator().manual_seed(seed)
+    plan, noise = MODELS[model], Noise(seed)
     counts = plan["counts"]
     index = {"_class_name": "StableDiffusionXLPipeline" if len(plan["texts"]) > 1 else "StableDiffusionPipeline",
              "_diffusers_version": "0.30.0", "scheduler": ["diffusers", plan["scheduler"]["_class_name"]],
@@ -139,7 +158,7 @@ def make_checkpoint(model, seed, out):
         kind = {"CLIPTextModel": CLIPTextModel}.get(config["architectures"][0], CLIPTextModelWithProjection)
         with torch.device("meta"):
             module = kind(CLIPTextConfig(**{k: v for k, v in config.items() if k != "architectures"}))
-        make_part("text_encoder" + suffix, module, config, out, counts, generator, "model", "text_model.")
+        make_part("text_encoder" + suffix, module, config, out, counts, noise, "model", "text_model.")
         write_tokenizer(os.path.join(out, "tokenizer" + suffix), pad)
         index |= {"text_encoder" + suffix: ["transformers", kind.__name__], "tokenizer" + suffix: ["transformers", "CLIPTokenizer"]}
     if len(plan["texts"]) > 1:
@@ -150,7 +169,7 @@ def make_checkpoint(model, seed, out):
                                ("vae", AutoencoderKL, dict(read_config("kl-f8-vae"), scaling_factor=plan["vae"]))):
         with torch.device("meta"):
             module = kind.from_config(config)
-        make_part(name, module, config, out, counts, generator, "diffusion_pytorch_model")
+        make_part(name, module, config, out, counts, noise, "diffusion_pytorch_model")
     write_json(os.path.join(out, "scheduler", "scheduler_config.json"), plan["scheduler"])
     write_json(os.path.join(out, "model_index.json"), dict(sorted(index.items())))
 
