@@ -65,36 +65,76 @@ static bool add_module(struct adapter *ad, struct engine *e, const struct lora_m
     return lora_stack_add_dense(ad->stack, index, model, m->target->path, &dense, err);
 }
 
+/* The stack's adapter for a module: the file's, or that of its block. Files and their blocks are added in order. */
+static int unit_of(struct adapter *ad, const struct lora_ldm *ldm, const struct lora_module *m, int file, bool by_block) {
+    int block = by_block ? lora_block_of(ldm, m->part, m->target->path) : -1, n = ad->stack->n_adapters;
+    for (int i = 0; i < n; i++)
+        if (ad->units[i].file == file && ad->units[i].block == block) return i;
+    ad->units = arena_grow(ad->arena, ad->units, (size_t)n, (size_t)n + 1, sizeof *ad->units);
+    ad->units[n] = (struct adapter_unit){file, block};
+    return lora_stack_adapter(ad->stack);
+}
+
 /* Matched modules of one file join the stack; the file is reported when only part of it fits. */
-static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, struct error *err) {
+static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, bool by_block, struct error *err) {
     if (!lora_file_is_whole(f)) {
         struct arena *a = arena_create(NULL);
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);
     }
-    lora_stack_adapter(ad->stack);
+    struct lora_ldm ldm;
+    lora_ldm_measure(&ldm, &e->model->unet_targets);
     char hex[65];
     st_data_sha256(f->file, hex);
     ad->names[i] = stem(ad->arena, f->given);
     ad->hashes[i] = arena_strndup(ad->arena, hex, 12);
     for (int k = 0; k < f->n_modules; k++)
-        if (f->modules[k].status == LORA_MATCHED && !add_module(ad, e, &f->modules[k], i, err)) return false;
+        if (f->modules[k].status == LORA_MATCHED &&
+            !add_module(ad, e, &f->modules[k], unit_of(ad, &ldm, &f->modules[k], i, by_block), err))
+            return false;
     return true;
 }
 
 /* The files stay open: changes of weights are computed when they are uploaded. */
 static bool load_files(struct adapter *ad, struct engine *e, const struct lora_keys *keys, const char *const *paths,
-                       struct error *err) {
+                       const struct lora_blocks *const *blocks, struct error *err) {
     ad->files = arena_alloc_n(ad->arena, (size_t)ad->n + 1, sizeof(struct lora_file *));
     for (int i = 0; i < ad->n; i++)
         if (!(ad->files[i] = lora_file_open(paths[i], keys, err)) || !lora_file_require_match(ad->files[i], keys, err) ||
-            !add_file(ad, e, ad->files[i], i, err))
+            !add_file(ad, e, ad->files[i], i, blocks && blocks[i], err))
             return false;
     lora_stack_seal(ad->stack);
     return upload(ad, e, err);
 }
 
+static bool set_blocks(struct adapter *ad, const struct lora_blocks *const *blocks, const struct model *m, struct error *err) {
+    ad->blocks = arena_alloc_n(ad->arena, (size_t)ad->n + 1, sizeof *ad->blocks);
+    for (int i = 0; blocks && i < ad->n; i++) {
+        if (blocks[i] && !lora_blocks_fit(blocks[i], nn_family_is_xl(m->family), err)) return false;
+        if (blocks[i]) ad->blocks[i] = *blocks[i];
+    }
+    return true;
+}
+
+void adapter_fill(const struct adapter *ad, int images, const float *strength, float *columns) {
+    struct arena *a = arena_create(NULL);
+    int n = ad->stack->n_adapters;
+    float *own = arena_alloc_n(a, (size_t)images * (size_t)n, sizeof *own);
+    for (int i = 0; i < images; i++)
+        for (int k = 0; k < n; k++) {
+            const struct adapter_unit *u = &ad->units[k];
+            own[i * n + k] = strength[i * ad->n + u->file] * (u->block < 0 ? 1 : ad->blocks[u->file].factor[u->block]);
+        }
+    lora_stack_fill_strengths(ad->stack, images, own, columns);
+    arena_destroy(&a);
+}
+
 struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, struct error *err) {
+    return adapter_open_blocks(e, paths, NULL, n, err);
+}
+
+struct adapter *adapter_open_blocks(struct engine *e, const char *const *paths, const struct lora_blocks *const *blocks, int n,
+                                    struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct adapter *ad = arena_alloc(a, sizeof *ad);
     ad->arena = a, ad->n = n;
@@ -105,7 +145,7 @@ struct adapter *adapter_open(struct engine *e, const char *const *paths, int n, 
     for (int p = 0; p < LORA_N_PARTS; p++)
         ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
     struct lora_keys *keys = lora_keys_create(&model);
-    if (!load_files(ad, e, keys, paths, err)) adapter_close(&ad);
+    if (!set_blocks(ad, blocks, e->model, err) || !load_files(ad, e, keys, paths, blocks, err)) adapter_close(&ad);
     lora_keys_destroy(&keys);
     return ad;
 }
@@ -126,6 +166,8 @@ struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, const 
     ad->names = arena_alloc_n(a, 1, sizeof *ad->names);
     ad->hashes = arena_alloc_n(a, 1, sizeof *ad->hashes);
     ad->names[0] = "training", ad->hashes[0] = "";
+    ad->units = arena_alloc_n(a, (size_t)stack->n_adapters, sizeof *ad->units);
+    for (int i = 0; i < stack->n_adapters; i++) ad->units[i].block = -1;
     if (!upload(ad, e, err)) adapter_close(&ad);
     return ad;
 }

@@ -66,7 +66,7 @@ void denoiser_set_strength(struct denoiser *d, const float *strength) {
     if (d->binding.strength < 0) return;
     struct arena *a = arena_create(NULL);
     float *columns = arena_alloc(a, (size_t)d->params.n * (size_t)d->params.adapter->stack->n_columns * sizeof *columns);
-    lora_stack_fill_strengths(d->params.adapter->stack, d->params.n, strength, columns);
+    adapter_fill(d->params.adapter, d->params.n, strength, columns);
     gpu_program_write(d->prog, d->binding.strength, columns);
     arena_destroy(&a);
 }

@@ -2,7 +2,7 @@
 /* Pictures from prompts: text, sampling with guidance, decoding. One session serves many pictures of one
  * size; nothing is rebuilt between them, unless a prompt is longer or has more terms than the one before. */
 #include "diffusion/noise_stream.h"
-#include "engine/prompt.h"
+#include "engine/guide.h"
 #include "io/safetensors.h"
 
 struct generate_params {
@@ -18,11 +18,14 @@ struct generate_params {
     enum prompt_style prompt_style;
     int clip_skip;                      /* engine/prompt.h */
     const struct embedding_list *words; /* learnt words; NULL: none */
+    enum guide_compose compose;
+    int every;                          /* compose switch: steps between changes; 0: 5 */
 };
 struct generate_picture {
     const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */
     uint64_t seed;
-    const float *strength; /* [adapter->n]; NULL: none */
+    const float *strength; /* [adapter->n]; NULL: all 1 */
+    const struct guide_course *courses; /* [adapter->n]: strengths over the steps; NULL: constant */
     struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding (negative and prompt, or the prompt
                               * alone without guidance), latents_NNN, image; SDXL: token_ids_2 and pooled_embedding too */
 };

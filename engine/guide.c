@@ -73,30 +73,109 @@ static const char *text_at(const struct term *t, int step) {
     return t->stages[k].text;
 }
 
-/* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). */
+/* ---- LoRAs ---- */
+
+/* Which LoRAs take part, in order; in a sum they count as one. */
+struct cast {
+    int *adapter;
+    int n;
+    bool apart; /* each by itself */
+};
+
+static bool choose_cast(const struct guide_params *p, struct arena *a, struct cast *c, struct error *err) {
+    *c = (struct cast){arena_alloc_n(a, (size_t)p->n_adapters + 1, sizeof(int)), 1, p->compose != GUIDE_SUM};
+    if (!c->apart) return true;
+    c->n = 0;
+    for (int i = 0; i < p->n_adapters; i++)
+        if (p->strength[i] != 0) c->adapter[c->n++] = i;
+    if (c->n >= 2) return true;
+    return error_set(err, "--compose %s needs two LoRAs or more, and this picture has %d; add --lora FILE, or leave --compose out.",
+                     p->compose == GUIDE_SWITCH ? "switch" : "composite", c->n);
+}
+
+static bool is_on(const struct guide_course *c, int step, int n_steps) {
+    double at = (double)step / n_steps;
+    return at >= (double)c->begin - 1e-6 && at < (double)c->end - 1e-6;
+}
+
+/* A LoRA's strength at a step, not yet knowing of the others. */
+static float strength_at(const struct guide_params *p, int adapter, int step) {
+    if (!p->courses) return p->strength[adapter];
+    const struct guide_course *c = &p->courses[adapter];
+    if (!is_on(c, step, p->n_steps)) return 0;
+    int first = step, last = step;
+    while (first > 0 && is_on(c, first - 1, p->n_steps)) first--;
+    while (last + 1 < p->n_steps && is_on(c, last + 1, p->n_steps)) last++;
+    float share = last > first ? (float)(step - first) / (float)(last - first) : 0;
+    return p->strength[adapter] * (c->from + share * (c->to - c->from));
+}
+
+/* Strengths for one image: of all LoRAs, or (apart) of one. */
+static void fill_strengths(const struct guide_params *p, const struct cast *c, int member, int step, float *dst) {
+    for (int i = 0; i < p->n_adapters; i++) dst[i] = c->apart && i != c->adapter[member] ? 0 : strength_at(p, i, step);
+}
+
+/* For the text encoders, which run once: strengths of the first step in which a LoRA is on. */
+static void fill_text_strengths(const struct guide_params *p, const struct cast *c, int member, float *dst) {
+    for (int i = 0; i < p->n_adapters; i++) {
+        dst[i] = 0;
+        for (int s = 0; s < p->n_steps && dst[i] == 0; s++) dst[i] = c->apart && i != c->adapter[member] ? 0 : strength_at(p, i, s);
+    }
+}
+
+/* Which member of the cast acts on a group of images. */
+static int member_at(const struct guide_params *p, const struct cast *c, int group, int step) {
+    return p->compose == GUIDE_SWITCH ? step / p->every % c->n : group;
+}
+
+/* ---- Together ---- */
+
+/* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). Both the mean over the groups. */
 static void make_shares(const struct terms *l, struct guide *g) {
     int first = l->n > 1 ? 1 : 0;
     double sum = 0;
-    for (int i = first; i < l->n; i++) g->goal[i] = (float)l->terms[i].weight, sum += l->terms[i].weight;
-    if (first) g->base[0] = 1, g->goal[0] = (float)(1 - sum);
+    for (int i = first; i < l->n; i++) sum += l->terms[i].weight;
+    for (int k = 0; k < g->groups; k++) {
+        float *base = g->base + k * l->n, *goal = g->goal + k * l->n;
+        for (int i = first; i < l->n; i++) goal[i] = (float)(l->terms[i].weight / g->groups);
+        if (first) base[0] = (float)(1.0 / g->groups), goal[0] = (float)((1 - sum) / g->groups);
+    }
+}
+
+/* One set of contexts, or one per member where LoRAs change the text encoders. */
+static bool encode_texts(struct prompter *p, const struct terms *l, const struct cast *c, bool per_member, struct guide *g, struct error *err) {
+    int sets = per_member ? c->n : 1;
+    float *strength = arena_alloc_n(l->a, (size_t)l->p->n_adapters + 1, sizeof *strength);
+    g->n_contexts = sets * l->n_texts;
+    g->contexts = arena_alloc_n(l->a, (size_t)g->n_contexts, sizeof *g->contexts);
+    for (int k = 0; k < sets; k++) {
+        fill_text_strengths(l->p, c, k, strength);
+        if (!prompter_encode(p, l->texts, l->n_texts, strength, l->a, g->contexts + k * l->n_texts, err)) return false;
+    }
+    g->tokens = g->contexts[0].tokens;
+    return true;
 }
 
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *g, struct error *err) {
     struct terms l = {.a = a, .p = params};
+    struct cast cast;
+    if (!choose_cast(params, a, &cast, err)) return false;
     make_terms(&l);
     collect_texts(&l);
-    size_t n = (size_t)l.n, steps = (size_t)params->n_steps, adapters = (size_t)params->n_adapters;
-    *g = (struct guide){.params = *params, .images = l.n, .n_contexts = l.n_texts};
-    g->contexts = arena_alloc_n(a, (size_t)l.n_texts, sizeof *g->contexts);
-    if (!prompter_encode(p, l.texts, l.n_texts, params->strength, a, g->contexts, err)) return false;
-    g->tokens = g->contexts[0].tokens;
+    *g = (struct guide){.params = *params, .groups = params->compose == GUIDE_COMPOSITE ? cast.n : 1};
+    g->images = g->groups * l.n;
+    bool per_member = cast.apart && prompter_heeds_strength(p);
+    if (!encode_texts(p, &l, &cast, per_member, g, err)) return false;
+    size_t n = (size_t)g->images, steps = (size_t)params->n_steps, adapters = (size_t)params->n_adapters;
     g->context_of = arena_alloc_n(a, steps * n, sizeof *g->context_of);
     g->strengths = arena_alloc_n(a, steps * n, (adapters + 1) * sizeof *g->strengths);
     g->base = arena_alloc_n(a, n, sizeof *g->base), g->goal = arena_alloc_n(a, n, sizeof *g->goal);
-    for (size_t s = 0; s < steps; s++)
-        for (size_t i = 0; i < n; i++) {
-            g->context_of[s * n + i] = text_index(&l, text_at(&l.terms[i], (int)s));
-            if (adapters) memcpy(g->strengths + (s * n + i) * adapters, params->strength, adapters * sizeof *g->strengths);
+    for (int s = 0; s < params->n_steps; s++)
+        for (int i = 0; i < g->images; i++) {
+            size_t at = (size_t)s * n + (size_t)i;
+            int member = member_at(params, &cast, i / l.n, s), text = text_index(&l, text_at(&l.terms[i % l.n], s));
+            g->context_of[at] = (per_member ? member * l.n_texts : 0) + text;
+            fill_strengths(params, &cast, member, s, g->strengths + at * adapters);
         }
     make_shares(&l, g);
     return true;
@@ -134,7 +213,7 @@ static void mix(const float *share, const float *answers, int images, size_t n, 
 
 void guide_combine(const struct guide *g, const float *answers, size_t n, float *scratch, float *out) {
     mix(g->goal, answers, g->images, n, scratch);
-    if (g->images == 1) {
+    if (g->images == g->groups) {
         memcpy(out, scratch, n * sizeof *out);
         return;
     }

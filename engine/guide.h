@@ -4,6 +4,17 @@
  * change which pair stands where. */
 #include "engine/prompt.h"
 
+/* How several LoRAs act together (Zhong et al., Multi-LoRA Composition for Image Generation, 2024). */
+enum guide_compose {
+    GUIDE_SUM,       /* all at once, their changes added */
+    GUIDE_SWITCH,    /* one at a time, the next one after every `every` steps, round and round */
+    GUIDE_COMPOSITE, /* every one by itself in each step, and the mean of their guided predictions */
+};
+/* A strength in the course of the steps: from..to over the steps from share `begin` to share `end` of all, 0 elsewhere. */
+struct guide_course {
+    float from, to, begin, end; /* factors on the strength; {1,1,0,1} is constant */
+};
+
 struct guide_params {
     const char *prompt, *negative; /* negative NULL: not given (prompter_encode) */
     enum prompt_style style;
@@ -11,18 +22,23 @@ struct guide_params {
     float cfg, rescale;
     bool guided;           /* with a negative prompt; else the prompt alone */
     int n_adapters;
-    const float *strength; /* [n_adapters] */
+    const float *strength; /* [n_adapters]; LoRAs of strength 0 take no part in switch and composite */
+    const struct guide_course *courses; /* [n_adapters]; NULL: constant */
+    enum guide_compose compose;
+    int every; /* switch */
 };
 struct guide {
     struct guide_params params;
     int images, tokens;
+    int groups;   /* images come in so many groups of one negative prompt and its terms: one per LoRA in composite */
     struct prompt_context *contexts;
     int n_contexts;
     int *context_of;    /* [n_steps][images] */
     float *strengths;   /* [n_steps][images][n_adapters] */
     float *base, *goal; /* [images]: shares of each answer in the two that guidance joins, base + cfg*(goal - base) */
 };
-/* Encodes what the steps need. Everything lives in `a`. */
+/* Encodes what the steps need. Everything lives in `a`. LoRAs on the text encoders act there with the strength of the first step
+ * in which they are on; in switch and composite each by itself. False, with a sentence, if those two have fewer than two LoRAs. */
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *out, struct error *err);
 /* Whether the UNet must be told anew at `step` (from 0), having been told for step `before` (-1: nothing). */
 bool guide_changes_context(const struct guide *g, int before, int step);

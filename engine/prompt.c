@@ -91,10 +91,11 @@ void prompter_destroy(struct prompter **p) {
     *p = NULL;
 }
 
+bool prompter_heeds_strength(const struct prompter *p) { return p->params.adapter && adapter_touches_text(p->params.adapter); }
+
 /* Forgets what was encoded with other strengths, or has become too much. */
 static void prepare_cache(struct prompter *p, const float *strength, int n) {
-    const struct adapter *ad = p->params.adapter;
-    size_t bytes = ad && adapter_touches_text(ad) ? (size_t)ad->n * sizeof *strength : 0;
+    size_t bytes = prompter_heeds_strength(p) ? (size_t)p->params.adapter->n * sizeof *strength : 0;
     bool same = !bytes || !memcmp(p->strength, strength, bytes);
     if (p->cache && same && p->n_kept + n <= MAX_KEPT) return;
     arena_destroy(&p->cache);

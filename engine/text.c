@@ -37,7 +37,7 @@ static void write_strength(const struct run *r, struct gpu_program *prog, const 
     float *strength = arena_alloc_n(a, (size_t)r->n * (size_t)ad->n, sizeof *strength);
     for (int i = 0; i < r->n * ad->n; i++) strength[i] = r->params->strength[i % ad->n];
     float *columns = arena_alloc_n(a, (size_t)r->n * (size_t)ad->stack->n_columns, sizeof *columns);
-    lora_stack_fill_strengths(ad->stack, r->n, strength, columns);
+    adapter_fill(ad, r->n, strength, columns);
     gpu_program_write(prog, binding->strength, columns);
 }
 
