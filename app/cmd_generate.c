@@ -20,7 +20,11 @@ static const struct option rows[] = {
     {"model", OPTION_TEXT, FIELD(model), "DIR", "Stable Diffusion folder in diffusers' layout", .required = true},
     {"prompt", OPTION_LIST, FIELD(prompts), "TEXT", "what to draw; <lora:name:0.8> inside uses a LoRA of --lora-dir"},
     {"negative", OPTION_TEXT, FIELD(negative), "TEXT", "what to stay away from"},
-    {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH]", "LoRA file, strength 1 if not given"},
+    {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH[:BLOCKS]]",
+     "LoRA file, strength 1 if not given; 0.2..1 over the steps, 0.8@0-40%\nin a part of them; BLOCKS: IN04=0.5,OUT=0 or A1111's numbers"},
+    {"compose", OPTION_CHOICE, FIELD(compose), "HOW", "several LoRAs: sum (all at once), switch (in turn, in the order given)\n"
+     "or composite (mean of what each predicts; every LoRA costs as much\nas a picture)", .choices = "sum|switch|composite"},
+    {"every", OPTION_INT, FIELD(every), "N", "steps after which --compose switch changes", 1, 1000},
     {"lora-dir", OPTION_TEXT, FIELD(lora_dir), "DIR", "where LoRAs named in prompts and recipes lie"},
     {"strengths", OPTION_TEXT, FIELD(strengths), "A,B,...", "make every picture with all LoRA strengths times A, times B, ..."},
     {"steps", OPTION_INT, FIELD(steps), "N", "sampling steps", 1, 1000},
@@ -89,7 +93,8 @@ static bool draw_one(struct run *r, int prompt, int k, int f, struct error *e) {
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     lora_use_strengths(&p->loras, prompt, p->factors[f], strength);
     struct st_writer *trace = p->o->trace ? st_writer_create() : NULL;
-    struct generate_picture picture = {p->prompts[prompt], p->o->negative, p->o->seed + (uint64_t)k, strength, trace};
+    struct generate_picture picture = {p->prompts[prompt], p->o->negative, p->o->seed + (uint64_t)k, strength,
+                                       lora_use_courses(&p->loras), trace};
     struct generate_progress progress = {on_step, r};
     bool ok = generator_run(r->generator, &picture, &progress, im->rgb, e);
     if (ok && trace) ok = st_writer_save(trace, p->o->trace, e);
@@ -144,13 +149,14 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     if (!generate_model_hash(m, r->hash, e)) return false;
     if (recipe_hash && strncmp(r->hash, recipe_hash, strlen(recipe_hash)) != 0)
         log_warn("%s was made with another model (hash %s): expect another picture", o->from, recipe_hash);
-    if (r->plan.loras.n && !(r->adapter = adapter_open(r->engine, r->plan.loras.paths, r->plan.loras.n, e))) return false;
+    if (r->plan.loras.n && !(r->adapter = adapter_open_blocks(r->engine, r->plan.loras.paths, lora_use_blocks(&r->plan.loras), r->plan.loras.n, e))) return false;
     r->facts.adapter = r->adapter;
     struct prompt_use *prompts = &r->options.prompt_use;
     if (!prompt_use_load(prompts, m, r->plan.arena, e)) return false;
     struct generate_params gp = {.w = r->facts.w, .h = r->facts.h, .steps = o->steps, .cfg = (float)o->cfg, .rescale = (float)o->rescale,
                                  .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter,
-                                 .prompt_style = prompt_use_style(prompts), .clip_skip = prompts->clip_skip, .words = &prompts->words};
+                                 .prompt_style = prompt_use_style(prompts), .clip_skip = prompts->clip_skip, .words = &prompts->words,
+                                 .compose = generate_compose(o), .every = o->every};
     gp.has_eta = !isnan(o->eta);
     gp.eta = gp.has_eta ? (float)o->eta : 0;
     gp.noise_delta = (uint64_t)o->ensd;
@@ -176,7 +182,7 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
     struct common common = {0};
     struct run r = {.plan = {.arena = a, .loras = {.arena = a}}, .started = os_now_seconds()};
     struct generate_options *o = &r.options;
-    *o = (struct generate_options){.steps = 20, .cfg = 7.5, .count = 1, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
+    *o = (struct generate_options){.steps = 20, .cfg = 7.5, .count = 1, .compose = "sum", .every = 5, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
     prompt_use_defaults(&o->prompt_use);
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",

@@ -8,9 +8,9 @@
 #include "io/recipe.h"
 
 struct generate_options {
-    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths;
+    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths, *compose;
     struct option_list prompts, loras;
-    int steps, width, height, count, ensd;
+    int steps, width, height, count, every, ensd;
     double cfg, rescale, eta; /* eta NAN: the sampler's own */
     uint64_t seed;
     bool grid;
@@ -33,6 +33,7 @@ bool generate_read_recipe(struct arena *a, const struct option_command *cmd, con
 /* Everything that can be checked without a device. plan->loras may already hold a recipe's. */
 bool generate_plan(struct generate_plan *plan, const struct generate_options *o, struct error *e);
 
+enum guide_compose generate_compose(const struct generate_options *o);
 static inline int generate_pictures(const struct generate_plan *p) { return p->n_prompts * p->o->count * p->n_factors; }
 static inline bool generate_is_sheet(const struct generate_plan *p) { return p->o->grid; }
 

@@ -40,9 +40,28 @@ static bool take_prompts(struct generate_plan *p, struct error *e) {
             return error_set(e, "Prompt %d is not UTF-8 text.", i + 1);
         p->prompts[i] = recipe_cut_loras(p->arena, list->items[i], &tags, &n);
         for (size_t k = 0; k < n; k++)
-            if (!lora_use_name(&p->loras, tags[k].name, tags[k].strength, i, e)) return false;
+            if (!lora_use_tag(&p->loras, &tags[k], i, e)) return false;
     }
     return true;
+}
+
+/* Before a device is touched: LoRAs enough for every prompt. */
+static bool check_compose(const struct generate_plan *p, struct error *e) {
+    float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
+    if (generate_compose(p->o) == GUIDE_SUM) return true;
+    for (int i = 0; i < p->n_prompts; i++) {
+        int n = 0;
+        lora_use_strengths(&p->loras, i, 1, strength);
+        for (int k = 0; k < p->loras.n; k++) n += strength[k] != 0;
+        if (n < 2)
+            return error_set(e, "--compose %s needs two LoRAs or more, and prompt %d has %d; add --lora FILE, or leave --compose out.",
+                             p->o->compose, i + 1, n);
+    }
+    return true;
+}
+
+enum guide_compose generate_compose(const struct generate_options *o) {
+    return !strcmp(o->compose, "switch") ? GUIDE_SWITCH : !strcmp(o->compose, "composite") ? GUIDE_COMPOSITE : GUIDE_SUM;
 }
 
 bool generate_plan(struct generate_plan *p, const struct generate_options *o, struct error *e) {
@@ -55,6 +74,7 @@ bool generate_plan(struct generate_plan *p, const struct generate_options *o, st
     for (int i = 0; i < o->loras.n; i++)
         if (!lora_use_file(&p->loras, o->loras.items[i], e)) return false;
     if (!take_prompts(p, e) || !parse_factors(p, e)) return false;
+    if (!check_compose(p, e)) return false;
     if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
     if (o->trace && generate_pictures(p) != 1)
         return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));

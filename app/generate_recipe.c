@@ -35,6 +35,8 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (o->ensd) add_extra(p->arena, &r, "ENSD", arena_printf(p->arena, "%d", o->ensd));
     if (o->rescale > 0) add_extra(p->arena, &r, "Guidance rescale", arena_printf(p->arena, "%.9g", o->rescale));
     if (o->negative && !*o->negative) add_extra(p->arena, &r, "Negative prompt given", "empty");
+    if (generate_compose(o) != GUIDE_SUM) add_extra(p->arena, &r, "Compose", o->compose);
+    if (generate_compose(o) == GUIDE_SWITCH) add_extra(p->arena, &r, "Compose every", arena_printf(p->arena, "%d", o->every));
     prompt_use_write(&o->prompt_use, p->arena, &r);
     return r;
 }
@@ -42,10 +44,19 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
 static void add_loras(const struct generate_plan *p, const struct generate_facts *f, struct recipe *r, const float *strength) {
     if (!f->adapter) return;
     r->loras = arena_alloc_n(p->arena, (size_t)p->loras.n, sizeof *r->loras);
-    for (int i = 0; i < p->loras.n; i++)
-        if (strength[i] != 0)
-            r->loras[r->n_loras++] = (struct recipe_lora){f->adapter->names[i], strength[i],
-                                                          arena_strndup(p->arena, f->adapter->hashes[i], 12)};
+    json_t *details = json_object();
+    for (int i = 0; i < p->loras.n; i++) {
+        if (strength[i] == 0) continue;
+        r->loras[r->n_loras++] = (struct recipe_lora){.name = f->adapter->names[i], .strength = strength[i],
+                                                      .hash = arena_strndup(p->arena, f->adapter->hashes[i], 12)};
+        if (p->loras.specs[i].details) json_object_set_new(details, f->adapter->names[i], json_string(p->loras.specs[i].details));
+    }
+    if (json_object_size(details)) {
+        char *text = json_dumps(details, JSON_COMPACT | JSON_SORT_KEYS);
+        add_extra(p->arena, r, "Lora details", arena_strdup(p->arena, text));
+        free(text);
+    }
+    json_decref(details);
 }
 
 const char *generate_recipe(const struct generate_plan *p, const struct generate_facts *f, int prompt, int k, float factor) {
@@ -184,6 +195,36 @@ static void take_plain(struct reader *d, const struct recipe *r) {
     if (r->h && open_to(d, "height")) o->height = r->h;
 }
 
+/* Courses and blocks, by name. */
+static bool take_details(struct reader *d, const struct recipe *r) {
+    const char *text = recipe_extra(r, "Lora details");
+    json_t *details = text ? json_loads(text, 0, NULL) : NULL;
+    if (!text) return true;
+    if (!json_is_object(details)) {
+        json_decref(details);
+        return error_set(d->e, "%s: the recipe's field \"Lora details\" cannot be read.", d->file);
+    }
+    for (size_t i = 0; i < r->n_loras; i++) {
+        const char *own = json_string_value(json_object_get(details, r->loras[i].name));
+        if (own) r->loras[i].details = arena_strdup(d->a, own);
+    }
+    json_decref(details);
+    return true;
+}
+
+static bool take_compose(struct reader *d, const struct recipe *r) {
+    const char *how = recipe_extra(r, "Compose"), *every = recipe_extra(r, "Compose every");
+    if (how && open_to(d, "compose")) {
+        if (strcmp(how, "switch") && strcmp(how, "composite"))
+            return error_set(d->e, "The recipe's way to compose LoRAs, \"%s\", is not here; choose one with --compose.", TEXT_SHOW(how));
+        d->o->compose = how;
+    }
+    long n = every ? strtol(every, NULL, 10) : 0;
+    if (every && (n < 1 || n > 1000)) return error_set(d->e, "The recipe changes LoRAs every \"%s\" steps, which is no number; give --every.", TEXT_SHOW(every));
+    if (every && open_to(d, "every")) d->o->every = (int)n;
+    return true;
+}
+
 static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_use *loras) {
     const char *sheet = recipe_extra(r, "Sheet");
     if (!sheet && open_to(d, "prompt")) set_prompt(d, r->prompt);
@@ -193,6 +234,7 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
     if (!take_sampler(d, r, &schedule) || !take_schedule(d, r, schedule) || !take_noise(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||
         !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
         return false;
+    if (!take_details(d, r) || !take_compose(d, r)) return false;
     for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};

@@ -13,33 +13,44 @@
 #include "io/recipe.h"
 #include "io/safetensors.h"
 
-static void request(struct lora_use *u, const char *path, float strength, int prompt) {
+/* One file has one course and one set of blocks in a run; strengths add up. */
+static bool request(struct lora_use *u, const char *path, const struct lora_spec *spec, int prompt, struct error *e) {
     int file = 0;
     while (file < u->n && strcmp(u->paths[file], path) != 0) file++;
-    if (file == u->n) {
+    if (file < u->n) {
+        const char *old = u->specs[file].details, *new = spec->details;
+        if (!old != !new || (old && strcmp(old, new) != 0))
+            return error_set(e, "%s is used twice, as \"%s\" and as \"%s\": a LoRA has one course and one set of block strengths in a run.",
+                             TEXT_SHOW(path), TEXT_SHOW(old ? old : "a plain strength"), TEXT_SHOW(new ? new : "a plain strength"));
+    } else {
         u->paths = arena_grow(u->arena, u->paths, (size_t)u->n, (size_t)u->n + 1, sizeof *u->paths);
+        u->specs = arena_grow(u->arena, u->specs, (size_t)u->n, (size_t)u->n + 1, sizeof *u->specs);
+        u->specs[u->n] = *spec;
         u->paths[u->n++] = arena_strdup(u->arena, path);
     }
     u->requests = arena_grow(u->arena, u->requests, (size_t)u->n_requests, (size_t)u->n_requests + 1, sizeof *u->requests);
-    u->requests[u->n_requests++] = (struct lora_request){file, prompt, strength};
+    u->requests[u->n_requests++] = (struct lora_request){file, prompt, spec->strength};
+    return true;
 }
 
 bool lora_use_file(struct lora_use *u, const char *text, struct error *e) {
-    const char *colon = strrchr(text, ':'), *path = text;
-    double strength = 1;
-    if (colon && colon[1] && !os_path_exists(text)) {
-        char *end;
-        double v = strtod(colon + 1, &end);
-        if (!*end && isfinite(v) && fabs(v) <= 100) {
-            strength = v;
-            path = arena_strndup(u->arena, text, (size_t)(colon - text));
-        }
+    const char *path = text, *spec_text = "";
+    for (const char *colon = text + strlen(text); !os_path_exists(path) && colon > text;) {
+        do colon--;
+        while (colon > text && *colon != ':');
+        if (*colon != ':') break;
+        path = arena_strndup(u->arena, text, (size_t)(colon - text)), spec_text = colon + 1;
     }
-    if (!os_path_exists(path)) return error_set(e, "There is no LoRA file %s (--lora FILE or --lora FILE:STRENGTH).", TEXT_SHOW(path));
+    if (!os_path_exists(path)) {
+        const char *colon = strrchr(text, ':');
+        path = colon && !strchr(colon, '/') ? arena_strndup(u->arena, text, (size_t)(colon - text)) : text;
+        return error_set(e, "There is no LoRA file %s (--lora FILE or --lora FILE:STRENGTH).", TEXT_SHOW(path));
+    }
+    struct lora_spec spec;
+    if (!lora_spec_parse(spec_text, u->arena, &spec, e)) return false;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--; /* a folder is called like itself */
-    request(u, arena_strndup(u->arena, path, n), (float)strength, -1);
-    return true;
+    return request(u, arena_strndup(u->arena, path, n), &spec, -1, e);
 }
 
 /* Names without ending of the LoRA files in dir; also as one text for messages. */
@@ -63,20 +74,29 @@ static const char *path_of(struct lora_use *u, const char *name) {
     return arena_printf(u->arena, "%s/%s.safetensors", u->dir, name);
 }
 
-bool lora_use_name(struct lora_use *u, const char *name, double strength, int prompt, struct error *e) {
+/* Course and blocks come from the details, the strength from the number: --strengths may have changed it. */
+static bool spec_of(struct lora_use *u, const struct recipe_lora *l, struct lora_spec *spec, struct error *e) {
+    if (!lora_spec_parse(l->details ? l->details : "", u->arena, spec, e)) return false;
+    if (l->has_strength) spec->strength = (float)l->strength;
+    return true;
+}
+
+static bool use_path(struct lora_use *u, const char *path, const struct recipe_lora *l, int prompt, struct error *e) {
+    struct lora_spec spec;
+    return spec_of(u, l, &spec, e) && request(u, path, &spec, prompt, e);
+}
+
+bool lora_use_tag(struct lora_use *u, const struct recipe_lora *l, int prompt, struct error *e) {
     if (!u->dir)
-        return error_set(e, "The prompt asks for <lora:%s>; say with --lora-dir DIR where LoRA files lie.", TEXT_SHOW(name));
-    const char *path = path_of(u, name);
-    if (!strchr(name, '/') && os_path_is_file(path)) {
-        request(u, path, (float)strength, prompt);
-        return true;
-    }
+        return error_set(e, "The prompt asks for <lora:%s>; say with --lora-dir DIR where LoRA files lie.", TEXT_SHOW(l->name));
+    const char *path = path_of(u, l->name);
+    if (!strchr(l->name, '/') && os_path_is_file(path)) return use_path(u, path, l, prompt, e);
     const char **names;
     char *text;
     int n = list_dir(u, &names, &text, e);
     if (n < 0) return false;
-    if (!n) return error_set(e, "There is no LoRA \"%s\": %s holds no .safetensors files.", TEXT_SHOW(name), TEXT_SHOW(u->dir));
-    return error_set(e, "There is no LoRA \"%s\" in %s; it has %s.", TEXT_SHOW(name), TEXT_SHOW(u->dir), text);
+    if (!n) return error_set(e, "There is no LoRA \"%s\": %s holds no .safetensors files.", TEXT_SHOW(l->name), TEXT_SHOW(u->dir));
+    return error_set(e, "There is no LoRA \"%s\" in %s; it has %s.", TEXT_SHOW(l->name), TEXT_SHOW(u->dir), text);
 }
 
 static bool hash_is(const char *path, const char *hash) {
@@ -90,19 +110,36 @@ static bool hash_is(const char *path, const char *hash) {
 }
 
 bool lora_use_recipe(struct lora_use *u, const struct recipe_lora *l, struct error *e) {
-    if (!u->dir || !l->hash) return lora_use_name(u, l->name, l->strength, -1, e);
+    if (!u->dir || !l->hash) return lora_use_tag(u, l, -1, e);
     const char *path = path_of(u, l->name), **names;
     char *text;
     bool named = !strchr(l->name, '/') && os_path_is_file(path);
-    if (named && hash_is(path, l->hash)) return lora_use_name(u, l->name, l->strength, -1, e);
+    if (named && hash_is(path, l->hash)) return use_path(u, path, l, -1, e);
     int n = list_dir(u, &names, &text, e);
     if (n < 0) return false;
     for (int i = 0; i < n; i++)
-        if (hash_is(path_of(u, names[i]), l->hash)) return lora_use_name(u, names[i], l->strength, -1, e);
-    if (!named) return lora_use_name(u, l->name, l->strength, -1, e);
+        if (hash_is(path_of(u, names[i]), l->hash)) return use_path(u, path_of(u, names[i]), l, -1, e);
+    if (!named) return lora_use_tag(u, l, -1, e);
     log_warn("%s is not the file that the picture was made with (hash %s): expect another picture", path, l->hash);
-    request(u, path, (float)l->strength, -1);
-    return true;
+    return use_path(u, path, l, -1, e);
+}
+
+const struct lora_blocks **lora_use_blocks(const struct lora_use *u) {
+    const struct lora_blocks **blocks = arena_alloc_n(u->arena, (size_t)u->n + 1, sizeof *blocks);
+    bool any = false;
+    for (int i = 0; i < u->n; i++)
+        if (u->specs[i].has_blocks) blocks[i] = &u->specs[i].blocks, any = true;
+    return any ? blocks : NULL;
+}
+
+const struct guide_course *lora_use_courses(const struct lora_use *u) {
+    struct guide_course *courses = arena_alloc_n(u->arena, (size_t)u->n + 1, sizeof *courses);
+    bool any = false;
+    for (int i = 0; i < u->n; i++) {
+        courses[i] = u->specs[i].course;
+        any |= u->specs[i].details != NULL;
+    }
+    return any ? courses : NULL;
 }
 
 void lora_use_strengths(const struct lora_use *u, int prompt, float factor, float *dst) {

@@ -31,6 +31,28 @@ static char *number_text(struct arena *a, double v) {
 
 /* ---- <lora:...> ---- */
 
+/* What a part of a tag is: the number that counts, blocks, a strength over the steps, or nothing known. */
+struct tag {
+    struct recipe_lora *lora;
+    const char *blocks, *course;
+    bool by_name; /* unet= was there */
+    int position;
+};
+
+static bool tag_part(struct tag *t, const char *part) {
+    const char *value = strchr(part, '=');
+    double v;
+    if (strncmp(part, "lbw=", 4) == 0) return t->blocks = part + 4, true;
+    if (t->position >= 1 && strchr(part, ',')) return t->blocks = part, true;
+    if (t->position == 0 && !value && (strstr(part, "..") || strchr(part, '@'))) return t->course = part, true;
+    if (!parse_number(value ? value + 1 : part, &v)) return false;
+    bool unet = value && strncmp(part, "unet=", 5) == 0;
+    bool plain = !value && !t->by_name && t->position <= 1; /* te, then unet */
+    if (unet || plain || (value && !t->by_name && strncmp(part, "te=", 3) == 0)) t->lora->strength = v;
+    t->by_name |= unet;
+    return true;
+}
+
 /* Reads one tag at s; returns its length or 0. */
 static size_t lora_tag(struct arena *a, const char *s, struct recipe_lora *out) {
     size_t head = strncmp(s, "<lora:", 6) == 0 || strncmp(s, "<lyco:", 6) == 0 ? 6 : 0;
@@ -40,18 +62,15 @@ static size_t lora_tag(struct arena *a, const char *s, struct recipe_lora *out) 
     if (next) *next++ = 0;
     if (!body[0] || strpbrk(body, "<\n")) return 0;
     *out = (struct recipe_lora){.name = body, .strength = 1};
-    bool by_name = false;
-    for (int position = 0; next; position++) {
+    struct tag t = {.lora = out};
+    for (; next; t.position++) {
         char *part = next;
         if ((next = strchr(part, ':'))) *next++ = 0;
-        char *value = strchr(part, '=');
-        double v;
-        if (!parse_number(value ? value + 1 : part, &v)) return 0;
-        bool unet = value && strncmp(part, "unet=", 5) == 0;
-        bool plain = !value && !by_name && position <= 1; /* te, then unet */
-        if (unet || plain || (value && !by_name && strncmp(part, "te=", 3) == 0)) out->strength = v;
-        by_name |= unet;
+        if (!tag_part(&t, part)) return 0;
     }
+    out->has_strength = !t.course;
+    if (t.blocks) out->details = arena_printf(a, "%s:%s", t.course ? t.course : number_text(a, out->strength), t.blocks);
+    else out->details = t.course;
     return (size_t)(end - s) + 1;
 }
 

@@ -19,6 +19,8 @@ struct recipe_lora {
     const char *name; /* file name without folder and extension */
     double strength;
     const char *hash; /* NULL = unknown; 12 hex digits as a rule */
+    const char *details; /* STRENGTH[@STEPS][:BLOCKS] where there is more than a number (app/lora_spec.h), else NULL */
+    bool has_strength; /* `strength` counts, not the one in `details`; recipe_parse and recipe_cut_loras set it for numbers */
 };
 
 struct recipe_field {
@@ -54,7 +56,9 @@ void recipe_add(struct arena *a, struct recipe *r, const char *key, const char *
 const char *recipe_extra(const struct recipe *r, const char *key);
 
 /* Cuts <lora:name>, <lora:name:0.8> and <lora:name:te=0.5:unet=1> (also lyco) out of a prompt. The unet's number
- * counts; without numbers it is 1. What does not fit the form stays as it stands. Returns the cleaned prompt. */
+ * counts; without numbers it is 1. Block strengths as lora-block-weight writes them, <lora:name:1:1,0,0.5,...> or
+ * lbw=IN04=0.5, and strengths over the steps, <lora:name:0.2..1>, become details. What does not fit the form stays as it
+ * stands. Returns the cleaned prompt. */
 char *recipe_cut_loras(struct arena *a, const char *prompt, struct recipe_lora **loras, size_t *n);
 
 #endif
