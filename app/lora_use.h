@@ -2,7 +2,7 @@
 #ifndef ATELIER_APP_LORA_USE_H
 #define ATELIER_APP_LORA_USE_H
 
-#include "app/lora_spec.h"
+#include "engine/lora_spec.h"
 
 struct arena;
 struct recipe_lora;

@@ -19,7 +19,7 @@ struct recipe_lora {
     const char *name; /* file name without folder and extension */
     double strength;
     const char *hash; /* NULL = unknown; 12 hex digits as a rule */
-    const char *details; /* STRENGTH[@STEPS][:BLOCKS] where there is more than a number (app/lora_spec.h), else NULL */
+    const char *details; /* STRENGTH[@STEPS][:BLOCKS] where there is more than a number (engine/lora_spec.h), else NULL */
     bool has_strength; /* `strength` counts, not the one in `details`; recipe_parse and recipe_cut_loras set it for numbers */
 };
 

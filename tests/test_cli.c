@@ -126,7 +126,7 @@ static void models_that_do_not_hold_together(void **s) {
     copy_model("no-unet", "rm unet/config.json");
     expect_failure("", GENERATE("no-unet"), "unet/config.json is missing");
     copy_model("no-weights", "rm vae/*.safetensors");
-    expect_failure("", GENERATE("no-weights"), "no weights for vae");
+    expect_failure("", GENERATE("no-weights"), "no weights in no-weights/vae");
     copy_model("no-words", "rm tokenizer/merges.txt");
     expect_failure("", GENERATE("no-words"), "merges.txt");
     copy_model("no-schedule", "rm -r scheduler");
@@ -178,7 +178,7 @@ static void loras_that_do_not_fit(void **s) {
     expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-odd.lora.safetensors", "does not fit this model");
     expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-sd1.golden.safetensors", "mini-sd1.golden");
     expect_failure("", "generate " MINI "--prompt '<lora:z:1>' " SMALL " --out out/x.png", "--lora-dir");
-    expect_failure("", "generate " MINI "--prompt '<lora:z:1>' --lora-dir $M " SMALL " --out out/x.png", "mini-sd1.lora");
+    expect_failure("", "generate " MINI "--prompt '<lora:z:1>' --lora-dir $M " SMALL " --out out/x.png", "mini-lcm.lora");
     assert_int_equal(shell(arena_printf(memory, "head -c 5000 '%smini-sd1.lora.safetensors' > '%s/cut.safetensors'", DATA, base)), 0);
     expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora cut.safetensors", "cut.safetensors");
     expect_failure("", "inspect cut.safetensors", "cut.safetensors");
@@ -253,6 +253,26 @@ static void recipes_of_a1111(void **s) {
     assert_true(same_bytes("f.png", "f2.png"));
     write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Restart, CFG scale: 3, Seed: 5, Size: 32x32, Version: v1.9.4");
     expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "\"Restart\", which is not here");
+}
+
+/* What several LoRAs do together is in the recipe. */
+static void loras_together(void **state) {
+    RUN_OK("generate " MINI SMALL " --steps 4 --prompt fox --lora $M/mini-sd1.lora.safetensors:0.2..1@0-50%%:IN=0.5,M00=0 "
+           "--lora $M/mini-sd1.lora-2.safetensors:0.7 --compose switch --every 1 --out switch.png");
+    RUN_OK("generate " MINI "--from switch.png --lora-dir $M --out switch2.png");
+    assert_true(same_bytes("switch.png", "switch2.png"));
+    RUN_OK("generate " MINI "--from switch.png --lora-dir $M --compose composite --out composite.png");
+    assert_false(same_bytes("switch.png", "composite.png"));
+    RUN_OK("generate " MINI SMALL " --prompt 'fox <lora:mini-sd1.lora:0.8:1,0,1,0,1,0,1,0,1,0,1,0,1,0,1,0,1> <lora:mini-sd1.lora-2:0..1>' "
+           "--lora-dir $M --out tags.png");
+    RUN_OK("generate " MINI "--from tags.png --lora-dir $M --out tags2.png");
+    assert_true(same_bytes("tags.png", "tags2.png"));
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors --compose switch --out out/x.png", "two LoRAs or more");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,2,3 --out out/x.png", "17 or 26 numbers");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,1,1,1,1,1,1,1,1,1,1,1 --out out/x.png", "no SDXL");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1@50-20%% --out out/x.png", "0.8@0-40%");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1 --lora $M/mini-sd1.lora.safetensors:0..1 --out out/x.png",
+                   "used twice");
 }
 
 /* Styles, clip skip and learnt words are in the recipe; another program's recipe is in A1111's style. */
@@ -396,7 +416,7 @@ int main(void) {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
-        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles),
+        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
         cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),

@@ -3,8 +3,8 @@
  *   0.2..1.0        from 0.2 in the first step to 1.0 in the last
  *   0.8@0-40%       in the first 40% of the steps, else off; 0.2..1@50-100% alike
  *   0.8:IN=0,M00=2  times factors per block, by name or as 12, 17, 20 or 26 numbers (lora/blocks.h) */
-#ifndef ATELIER_APP_LORA_SPEC_H
-#define ATELIER_APP_LORA_SPEC_H
+#ifndef ATELIER_ENGINE_LORA_SPEC_H
+#define ATELIER_ENGINE_LORA_SPEC_H
 
 #include "engine/guide.h"
 

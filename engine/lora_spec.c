@@ -1,4 +1,4 @@
-#include "app/lora_spec.h"
+#include "engine/lora_spec.h"
 
 #include <math.h>
 #include <stdlib.h>
