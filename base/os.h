@@ -63,6 +63,7 @@ struct os_entry {
 /* Entries but "." and "..", sorted by bytes; memory from a. */
 bool os_dir_list(struct arena *a, const char *path, struct os_entry **out, size_t *n, struct error *e);
 bool os_dir_make(const char *path, struct error *e); /* with parents; an existing folder is fine */
+bool os_dir_remove(const char *path, struct error *e); /* an empty one; a missing folder is fine */
 bool os_path_exists(const char *path);
 bool os_path_is_dir(const char *path);
 bool os_path_is_file(const char *path);

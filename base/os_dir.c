@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 bool os_path_exists(const char *path) {
     struct stat st;
@@ -72,6 +73,11 @@ bool os_dir_make(const char *path, struct error *e) {
     }
     arena_destroy(&scratch);
     return ok;
+}
+
+bool os_dir_remove(const char *path, struct error *e) {
+    if (rmdir(path) == 0 || errno == ENOENT) return true;
+    return error_set(e, "cannot remove the folder '%s': %s", path, strerror(errno));
 }
 
 char *os_path_real(struct arena *a, const char *path) {

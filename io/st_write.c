@@ -10,9 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Data, or what makes it. */
+struct written {
+    struct st_tensor t;
+    st_fill *fill;
+    void *ctx;
+};
+
 struct st_writer {
     struct arena *arena;
-    struct st_tensor *tensors;
+    struct written *tensors;
     size_t n_tensors, room_tensors;
     const char **meta; /* key, value, ... */
     size_t n_meta, room_meta;
@@ -54,7 +61,7 @@ static struct st_tensor *add(struct st_writer *w, const char *name, enum st_dtyp
         w->tensors = arena_grow(w->arena, w->tensors, w->n_tensors, more, sizeof *w->tensors);
         w->room_tensors = more;
     }
-    struct st_tensor *t = &w->tensors[w->n_tensors++];
+    struct st_tensor *t = &w->tensors[w->n_tensors++].t;
     *t = (struct st_tensor){.name = arena_strdup(w->arena, name), .dtype = dtype, .rank = rank};
     for (int i = 0; i < rank; i++) t->dims[i] = dims[i];
     size_t bits = st_tensor_elements(t) * (size_t)st_dtype_bits(dtype);
@@ -80,10 +87,17 @@ void st_writer_add_f32(struct st_writer *w, const char *name, enum st_dtype dtyp
     t->data = copy;
 }
 
+void st_writer_add_fill(struct st_writer *w, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, st_fill *fill,
+                        void *ctx) {
+    add(w, name, dtype, rank, dims);
+    w->tensors[w->n_tensors - 1].fill = fill;
+    w->tensors[w->n_tensors - 1].ctx = ctx;
+}
+
 /* ---- Layout ---- */
 
 static int by_layout(const void *pa, const void *pb) {
-    const struct st_tensor *a = pa, *b = pb;
+    const struct st_tensor *a = &((const struct written *)pa)->t, *b = &((const struct written *)pb)->t;
     if (a->dtype != b->dtype) return a->dtype > b->dtype ? -1 : 1;
     return strcmp(a->name, b->name);
 }
@@ -112,8 +126,8 @@ static uint8_t *header(struct st_writer *w, struct arena *a, size_t *bytes, stru
     for (size_t i = 0; ok && i < w->n_meta; i++)
         ok = put(meta, w->meta[2 * i], json_string(w->meta[2 * i + 1]), e);
     if (meta) ok = put(root, "__metadata__", meta, e) && ok;
-    for (size_t i = 0; ok && i < w->n_tensors; at += w->tensors[i++].bytes)
-        ok = put(root, w->tensors[i].name, describe(&w->tensors[i], at), e);
+    for (size_t i = 0; ok && i < w->n_tensors; at += w->tensors[i++].t.bytes)
+        ok = put(root, w->tensors[i].t.name, describe(&w->tensors[i].t, at), e);
     char *text = ok ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);
     if (!text) return ok ? (error_set(e, "out of memory"), NULL) : NULL;
@@ -133,6 +147,26 @@ static uint8_t *lay_out(struct st_writer *w, struct arena *a, size_t *bytes, str
     return header(w, a, bytes, e);
 }
 
+/* A tensor's bytes; *made is what has to be freed afterwards. NULL and a sentence on failure. */
+static const void *data_of(const struct written *x, void **made, struct error *e) {
+    *made = NULL;
+    if (!x->fill) return x->t.data;
+    if (!(*made = malloc(x->t.bytes + 1))) return error_set(e, "there is no memory for '%s'", TEXT_SHOW(x->t.name)), NULL;
+    if (x->fill(x->ctx, *made, x->t.bytes, e)) return *made;
+    free(*made);
+    *made = NULL;
+    return NULL;
+}
+
+static bool append(struct os_writer *out, const struct written *x, struct error *e) {
+    if (!x->t.bytes) return true;
+    void *made;
+    const void *data = data_of(x, &made, e);
+    bool ok = data && os_writer_append(out, data, x->t.bytes, e);
+    free(made);
+    return ok;
+}
+
 bool st_writer_save(struct st_writer *w, const char *path, struct error *e) {
     struct arena *scratch = arena_create(NULL);
     size_t bytes;
@@ -140,8 +174,7 @@ bool st_writer_save(struct st_writer *w, const char *path, struct error *e) {
     struct os_writer *out = NULL;
     bool ok = head ? (out = os_writer_open(path, e)) != NULL : error_prefix(e, "cannot write '%s'", path);
     ok = ok && os_writer_append(out, head, bytes, e);
-    for (size_t i = 0; ok && i < w->n_tensors; i++)
-        ok = os_writer_append(out, w->tensors[i].data, w->tensors[i].bytes, e);
+    for (size_t i = 0; ok && i < w->n_tensors; i++) ok = append(out, &w->tensors[i], e);
     if (ok) ok = os_writer_commit(&out, e);
     else os_writer_abort(&out);
     arena_destroy(&scratch);
@@ -158,16 +191,22 @@ bool st_writer_hashes(struct st_writer *w, char model[65], char legacy[9], struc
     struct arena *scratch = arena_create(NULL);
     size_t bytes;
     uint8_t *head = lay_out(w, scratch, &bytes, e);
-    if (head) {
+    bool ok = head != NULL;
+    if (ok) {
         struct sha256 all, part;
         char hex[65];
         sha256_begin(&all);
         sha256_begin(&part);
         uint64_t at = bytes, begin = 0x100000, end = 0x110000;
         window(&part, 0, head, bytes, begin, end);
-        for (size_t i = 0; i < w->n_tensors; at += w->tensors[i++].bytes) {
-            sha256_update(&all, w->tensors[i].data, w->tensors[i].bytes);
-            window(&part, at, w->tensors[i].data, w->tensors[i].bytes, begin, end);
+        for (size_t i = 0; ok && i < w->n_tensors; at += w->tensors[i++].t.bytes) {
+            if (!w->tensors[i].t.bytes) continue;
+            void *made;
+            const void *data = data_of(&w->tensors[i], &made, e);
+            if (!(ok = data != NULL)) break;
+            sha256_update(&all, data, w->tensors[i].t.bytes);
+            window(&part, at, data, w->tensors[i].t.bytes, begin, end);
+            free(made);
         }
         sha256_end(&all, model);
         sha256_end(&part, hex);
@@ -175,5 +214,5 @@ bool st_writer_hashes(struct st_writer *w, char model[65], char legacy[9], struc
         legacy[8] = 0;
     }
     arena_destroy(&scratch);
-    return head != NULL;
+    return ok;
 }

@@ -17,7 +17,7 @@ const char *lora_peft_cannot(const struct lora_module *m, struct arena *a) {
     const struct st_tensor *lengths = dora ? lora_convert_slot(m, "magnitude") : NULL;
     if (!dora && strcmp(m->kind_name, "lora") != 0)
         return arena_printf(a, "is of the kind %s, and PEFT's files of LoRAs hold no other", m->kind->title);
-    if (m->kind->bias && m->tensors[m->kind->bias]) return "changes a bias, which PEFT's LoRAs do not";
+    if ((m->kind->bias && m->tensors[m->kind->bias]) || (m->kind->scaled_bias && m->tensors[m->kind->scaled_bias])) return "changes a bias, which PEFT's LoRAs do not";
     if (lengths && (lengths->dims[0] != m->target->weight.w || st_tensor_elements(lengths) != (size_t)m->target->weight.w))
         return "has DoRA's lengths of columns, and PEFT knows those of rows";
     return NULL;
