@@ -66,7 +66,7 @@ static bool add_module(struct adapter *ad, struct engine *e, const struct lora_m
 }
 
 /* The stack's adapter for a module: the file's, or that of its block. Files and their blocks are added in order. */
-static int unit_of(struct adapter *ad, const struct lora_ldm *ldm, const struct lora_module *m, int file, bool by_block) {
+static int unit_of(struct adapter *ad, const struct unet_ldm *ldm, const struct lora_module *m, int file, bool by_block) {
     int block = by_block ? lora_block_of(ldm, m->part, m->target->path) : -1, n = ad->stack->n_adapters;
     for (int i = 0; i < n; i++)
         if (ad->units[i].file == file && ad->units[i].block == block) return i;
@@ -82,7 +82,7 @@ static bool add_file(struct adapter *ad, struct engine *e, const struct lora_fil
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);
     }
-    struct lora_ldm ldm;
+    struct unet_ldm ldm;
     lora_ldm_measure(&ldm, &e->model->unet_targets);
     char hex[65];
     st_data_sha256(f->file, hex);

@@ -94,7 +94,7 @@ bool lora_blocks_fit(const struct lora_blocks *b, bool xl, struct error *e) {
                      xl ? "Stable Diffusion 1 and 2" : "SDXL", xl ? "an SDXL" : "no SDXL", xl ? "12 or 20" : "17 or 26");
 }
 
-int lora_block_of(const struct lora_ldm *ldm, enum lora_part part, const char *path) {
+int lora_block_of(const struct unet_ldm *ldm, enum lora_part part, const char *path) {
     if (part != LORA_UNET) return LORA_BLOCK_BASE;
     struct arena *a = arena_create(NULL);
     const char *own = lora_ldm_path(ldm, path, a);

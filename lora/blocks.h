@@ -20,4 +20,4 @@ bool lora_blocks_parse(const char *text, struct lora_blocks *out, struct error *
 bool lora_blocks_fit(const struct lora_blocks *b, bool xl, struct error *e);
 
 /* Block of a layer. */
-int lora_block_of(const struct lora_ldm *ldm, enum lora_part part, const char *path);
+int lora_block_of(const struct unet_ldm *ldm, enum lora_part part, const char *path);

@@ -14,7 +14,7 @@ struct slot {
 struct lora_keys {
     struct arena *arena;
     struct lora_model model;
-    struct lora_ldm ldm;
+    struct unet_ldm ldm;
     struct slot *slots;
     size_t mask;
 };

@@ -26,7 +26,7 @@ static const struct {
     {"unet", "unet nn graph io base"},
     {"vae", "vae nn graph io base"},
     {"textenc", "textenc nn graph io base"},
-    {"lora", "lora nn graph io base"},
+    {"lora", "lora unet nn graph io base"},
     {"diffusion", "diffusion base"},
     {"checkpoint", "checkpoint diffusion textenc vae unet nn graph io base"},
     {"engine", "engine checkpoint diffusion lora textenc vae unet nn gpu graph io base"},
