@@ -132,6 +132,27 @@ static void inspect_tensors(const struct st_file *f, const struct inspect_option
     print_meta(f, o);
 }
 
+/* st: the file where it may be something else, NULL for a folder. */
+static bool inspect_adapter(const char *path, const struct st_file *st, const struct inspect_options *o, struct error *e) {
+    struct model_params mp = {.storage = TENSOR_F32, .files = o->files};
+    struct model *m = o->model ? model_open(o->model, &mp, e) : NULL;
+    bool ok = !o->model || m;
+    struct lora_keys *keys = NULL;
+    if (m) {
+        struct lora_model lm = adapter_lora_model(m);
+        keys = lora_keys_create(&lm);
+    }
+    struct error none;
+    struct lora_file *f = ok ? lora_file_open(path, keys, st ? &none : e) : NULL;
+    if (f) inspect_lora(f, o, keys);
+    else if (ok && st) inspect_tensors(st, o);
+    ok = ok && (f || st);
+    lora_file_close(&f);
+    lora_keys_destroy(&keys);
+    model_close(&m);
+    return ok;
+}
+
 /* A file of tensors: a model, or an adapter if any tensor is one's. */
 static bool inspect_weights(const char *path, const struct inspect_options *o, struct error *e) {
     struct st_file *st = st_open(path, e);
@@ -143,21 +164,7 @@ static bool inspect_weights(const char *path, const struct inspect_options *o, s
         st_close(&st);
         return foreign || inspect_model(path, &o->files, o->all, e);
     }
-    struct model_params mp = {.storage = TENSOR_F32, .files = o->files};
-    struct model *m = o->model ? model_open(o->model, &mp, e) : NULL;
-    bool ok = !o->model || m;
-    struct lora_keys *keys = NULL;
-    if (m) {
-        struct lora_model lm = adapter_lora_model(m);
-        keys = lora_keys_create(&lm);
-    }
-    struct error none;
-    struct lora_file *f = ok ? lora_file_open(path, keys, &none) : NULL;
-    if (f) inspect_lora(f, o, keys);
-    else if (ok) inspect_tensors(st, o);
-    lora_file_close(&f);
-    lora_keys_destroy(&keys);
-    model_close(&m);
+    bool ok = inspect_adapter(path, st, o, e);
     st_close(&st);
     return ok;
 }
@@ -212,6 +219,7 @@ static bool is_png(const char *path) {
 
 static bool inspect(const char *path, const struct inspect_options *o, struct error *e) {
     if (!os_path_exists(path)) return error_set(e, "There is no file or folder %s.", TEXT_SHOW(path));
+    if (os_path_is_dir(path) && lora_file_in_folder(path)) return inspect_adapter(path, NULL, o, e);
     if (os_path_is_dir(path)) return inspect_model(path, &o->files, o->all, e);
     if (is_png(path)) return inspect_png(path, e);
     static const char *const weights[] = {"safetensors", "json", "ckpt", "pt", "pth", "bin"};

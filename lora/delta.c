@@ -67,7 +67,7 @@ bool lora_module_fit(struct lora_module *m, struct error *e) {
     char text[ST_SHAPE_TEXT_BYTES];
     bool rows;
     const struct st_tensor *bias = bias_of(m), *magnitude = magnitude_of(m, &rows);
-    if (m->target && m->target->is_norm != m->kind->for_norms)
+    if (m->target && !m->kind->for_all && m->target->is_norm != m->kind->for_norms)
         return error_set(e, "belongs on a %s, but the model has a %s there", m->kind->for_norms ? "norm" : "layer",
                          m->target->is_norm ? "norm" : "layer");
     if (lora_module_has_weight(m) && !m->kind->fit(m, e)) return false;

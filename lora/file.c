@@ -268,15 +268,29 @@ static bool read_modules(struct lora_file *f, const struct lora_keys *keys, stru
 }
 
 /* PEFT and diffusers save adapters as folders. */
-static const char *find_weights(const char *path, struct arena *a, struct error *e) {
-    static const char *const names[] = {"adapter_model.safetensors", "pytorch_lora_weights.safetensors"};
-    if (!os_path_is_dir(path)) return path;
+static const char *const folder_names[] = {"adapter_model.safetensors", "pytorch_lora_weights.safetensors"};
+
+static const char *find_inside(const char *folder, struct arena *a) {
     for (int i = 0; i < 2; i++) {
-        const char *inside = path_join(a, path, names[i]);
+        const char *inside = path_join(a, folder, folder_names[i]);
         if (os_path_is_file(inside)) return inside;
     }
+    return NULL;
+}
+
+bool lora_file_in_folder(const char *path) {
+    struct arena *a = arena_create(NULL);
+    bool found = find_inside(path, a) && !os_path_is_file(path_join(a, path, "model_index.json"));
+    arena_destroy(&a);
+    return found;
+}
+
+static const char *find_weights(const char *path, struct arena *a, struct error *e) {
+    if (!os_path_is_dir(path)) return path;
+    const char *inside = find_inside(path, a);
+    if (inside) return inside;
     error_set(e, "The folder %s holds no adapter: it has neither %s, as PEFT writes it, nor %s, as diffusers does%s.",
-              TEXT_SHOW(path), names[0], names[1],
+              TEXT_SHOW(path), folder_names[0], folder_names[1],
               os_path_is_file(path_join(a, path, "adapter_model.bin")) ? " (adapter_model.bin is a pickle: save it as safetensors)" : "");
     return NULL;
 }

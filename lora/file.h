@@ -49,6 +49,9 @@ struct lora_file {
     int n_rank_min, n_rank_max; /* over modules of known rank */
 };
 
+/* Whether a folder holds an adapter as PEFT or diffusers save one, and no model. */
+bool lora_file_in_folder(const char *path);
+
 /* path may be a folder that PEFT or diffusers saved. keys may be NULL: then nothing matches and only the file is
  * described. NULL and a sentence if the file cannot be read, holds no adapter at all, or contradicts PEFT's settings. */
 struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys, struct error *e);

@@ -26,6 +26,7 @@ struct lora_kind {
     int bias, magnitude, row_magnitude;
     int scaled_bias; /* like bias, but alpha/rank goes with it */
     bool for_norms;  /* belongs on norms, and only there */
+    bool for_all;    /* on norms as on layers; otherwise on layers only */
     bool needs_base; /* delta wants the base model's weight */
     /* Checks the tensors against each other and, where m->target is set, against the layer; sets m->rank where the kind
      * has one. Bias and magnitude are checked by the caller. On failure the error holds a clause without subject ("has

@@ -1,5 +1,5 @@
 /* Plain differences: of a layer's weight (W' = W + s * diff), of a norm's (the same, which is what makes them additive:
- * a norm is linear in its weight and bias), and whole replacements (W' = W + s * (set - W)). Biases are the caller's. */
+ * a norm is linear in its weight and bias; ComfyUI writes diff there too), and whole replacements (W' = W + s * (set - W)). Biases are the caller's. */
 #include "lora/dense.h"
 #include "lora/file.h"
 #include "nn/params.h"
@@ -32,6 +32,7 @@ const struct lora_kind lora_kind_full = {.name = "full",
                                          .slots = {"diff", "bias"},
                                          .n_slots = 2,
                                          .bias = BIAS,
+                                         .for_all = true,
                                          .fit = fit,
                                          .delta = delta};
 
@@ -49,6 +50,8 @@ const struct lora_kind lora_kind_set = {.name = "set",
                                         .slots = {"weight", "bias"},
                                         .n_slots = 2,
                                         .n_required = 1,
+                                        .bias = BIAS,
                                         .needs_base = true,
+                                        .for_all = true,
                                         .fit = fit,
                                         .delta = delta_set};

@@ -46,7 +46,9 @@ static void kron_rows(void *ctx, size_t begin, size_t end) {
     for (size_t r = begin; r < end; r++) {
         size_t tap = r / out, o = r % out;
         const float *left = k->w1 + o / b->rows * a->columns, *right = k->w2 + (tap * b->rows + o % b->rows) * b->columns;
-        for (size_t i = 0; i < in; i++) k->dw[r * in + i] = left[i / b->columns] * k->scale * right[i % b->columns];
+        float *row = k->dw + r * in;
+        for (size_t i = 0; i < a->columns; i++)
+            for (size_t j = 0; j < b->columns; j++) *row++ = left[i] * k->scale * right[j];
     }
 }
 

@@ -179,6 +179,32 @@ static void test_replacement(void **state) {
     end(&b);
 }
 
+/* Norms by LDM's numbers; ComfyUI calls a norm's difference diff. */
+static void test_norm_names(void **state) {
+    static const struct { const char *name, *path; } rows[] = {
+        {"lora_unet_input_blocks_1_0_in_layers_0.w_norm", NORM},
+        {"lora_unet_down_blocks_0_resnets_0_norm1.diff", NORM},
+        {"lora_unet_input_blocks_1_0_out_layers_0.w_norm", "down_blocks.0.resnets.0.norm2"},
+        {"lora_unet_input_blocks_1_1_transformer_blocks_0_norm3.w_norm", "down_blocks.0.attentions.0.transformer_blocks.0.norm3"},
+        {"diffusion_model.input_blocks.1.1.norm.diff", "down_blocks.0.attentions.0.norm"},
+        {"lora_unet_out_0.w_norm", "conv_norm_out"}};
+    struct bench b;
+    struct error e = {0};
+    begin(&b);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        float *v = random_numbers(&b, 16), got[16];
+        b.w = st_writer_create();
+        st_writer_add_f32(b.w, rows[i].name, ST_F32, 1, (const int64_t[]){16}, v);
+        const struct lora_module *m = &file_open(&b)->modules[0];
+        if (m->status != LORA_MATCHED) fail_msg("%s: %s", rows[i].name, m->why);
+        assert_string_equal(m->target->path, rows[i].path);
+        assert_true(m->target->is_norm && lora_module_delta(m, b.m.params, got, NULL, &e));
+        assert_memory_equal(got, v, sizeof got);
+        file_close(&b);
+    }
+    end(&b);
+}
+
 /* A bias beside factors, alone, and a norm's alone; PEFT's on the up factor takes the scale along. */
 static void test_biases(void **state) {
     static const struct { const char *path, *ending; int n; float scale; bool factors; } rows[] = {
@@ -277,6 +303,7 @@ static void test_wrong_shapes(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_glora),       cmocka_unit_test(test_glora_core),
                                        cmocka_unit_test(test_dora_axes),   cmocka_unit_test(test_replacement),
+                                       cmocka_unit_test(test_norm_names),
                                        cmocka_unit_test(test_biases),      cmocka_unit_test(test_wrong_shapes)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }
