@@ -13,6 +13,7 @@
 #include "checkpoint/kind.h"
 #include "engine/adapter.h"
 #include "lora/delta.h"
+#include "lora/family.h"
 
 struct inspect_options {
     const char *model;
@@ -106,11 +107,15 @@ static bool inspect_lora(const struct lora_file *f, const struct inspect_options
     char hex[65], bytes[COMMON_BYTES_TEXT];
     size_t total = 0;
     for (size_t i = 0; i < st_count(f->file); i++) total += st_at(f->file, i)->bytes;
-    printf("%s: an adapter of %d modules in %s's spelling, %s\n", f->path, f->n_modules, f->dialect ? f->dialect : "nobody",
-           common_bytes_text((int64_t)total, bytes));
+    printf("%s: an adapter of %d modules in %s's spelling%s%s, %s\n", TEXT_SHOW(f->given), f->n_modules, f->dialect ? f->dialect : "nobody",
+           f->other_dialect ? " and " : "", f->other_dialect ? f->other_dialect : "", common_bytes_text((int64_t)total, bytes));
+    const char *family = lora_family_of_file(f, a);
+    if (family) printf("made for      %s\n", family);
     print_modules(f, a);
     if (keys) print_match(f, o, a);
     if (f->n_foreign) printf("foreign       %d tensors that belong to no adapter, e.g. %s\n", f->n_foreign, TEXT_SHOW(f->first_foreign));
+    if (f->n_embeddings)
+        printf("embeddings    %d tensors that are vectors for words, e.g. %s: --embedding loads them\n", f->n_embeddings, TEXT_SHOW(f->first_embedding));
     st_data_sha256(f->file, hex);
     printf("hash          %.12s (SHA-256 of the tensors %s)\n", hex, hex);
     print_meta(f->file, o);
@@ -118,12 +123,13 @@ static bool inspect_lora(const struct lora_file *f, const struct inspect_options
     return true;
 }
 
-static void inspect_tensors(const struct st_file *f, const struct inspect_options *o) {
+static void inspect_tensors(const struct st_file *f, const struct inspect_options *o, const char *why) {
     char bytes[COMMON_BYTES_TEXT], shape[ST_SHAPE_TEXT_BYTES];
     size_t total = 0;
     int n = (int)st_count(f), k = shown(o, n);
     for (int i = 0; i < n; i++) total += st_at(f, (size_t)i)->bytes;
-    printf("%s: a file of weights with %d tensors, %s; no adapter\n", st_path(f), n, common_bytes_text((int64_t)total, bytes));
+    printf("%s: a file of weights with %d tensors, %s\n", TEXT_SHOW(st_path(f)), n, common_bytes_text((int64_t)total, bytes));
+    printf("no adapter    %s\n", why);
     for (int i = 0; i < k; i++) {
         const struct st_tensor *t = st_at(f, (size_t)i);
         printf("    %s %s %s\n", TEXT_SHOW(t->name), st_dtype_name(t->dtype), st_tensor_shape_text(t, shape));
@@ -142,10 +148,10 @@ static bool inspect_adapter(const char *path, const struct st_file *st, const st
         struct lora_model lm = adapter_lora_model(m);
         keys = lora_keys_create(&lm);
     }
-    struct error none;
-    struct lora_file *f = ok ? lora_file_open(path, keys, st ? &none : e) : NULL;
+    struct error why;
+    struct lora_file *f = ok ? lora_file_open(path, keys, st ? &why : e) : NULL;
     if (f) inspect_lora(f, o, keys);
-    else if (ok && st) inspect_tensors(st, o);
+    else if (ok && st) inspect_tensors(st, o, why.text);
     ok = ok && (f || st);
     lora_file_close(&f);
     lora_keys_destroy(&keys);

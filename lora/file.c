@@ -203,9 +203,12 @@ static bool parse_scale_vector(const struct st_file *file, const char *name, str
     return true;
 }
 
-/* Vectors for words, which cloneofsimo's and kohya's trainers put beside the factors. */
+/* Vectors for words (textenc/embedding.h), alone or beside the factors. */
 static bool is_embedding(const struct st_file *file, const char *name) {
+    static const char *const names[] = {"emb_params", "string_to_param.*", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1"};
     const char *mark = st_meta_find(file, name);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
     return (mark && strcmp(mark, "<embed>") == 0) || strncmp(name, "bundle_emb.", 11) == 0;
 }
 
@@ -268,10 +271,11 @@ static bool read_modules(struct lora_file *f, const struct lora_keys *keys, stru
 }
 
 /* PEFT and diffusers save adapters as folders. */
-static const char *const folder_names[] = {"adapter_model.safetensors", "pytorch_lora_weights.safetensors"};
+static const char *const folder_names[] = {"adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin",
+                                           "pytorch_lora_weights.bin"};
 
 static const char *find_inside(const char *folder, struct arena *a) {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         const char *inside = path_join(a, folder, folder_names[i]);
         if (os_path_is_file(inside)) return inside;
     }
@@ -289,9 +293,8 @@ static const char *find_weights(const char *path, struct arena *a, struct error 
     if (!os_path_is_dir(path)) return path;
     const char *inside = find_inside(path, a);
     if (inside) return inside;
-    error_set(e, "The folder %s holds no adapter: it has neither %s, as PEFT writes it, nor %s, as diffusers does%s.",
-              TEXT_SHOW(path), folder_names[0], folder_names[1],
-              os_path_is_file(path_join(a, path, "adapter_model.bin")) ? " (adapter_model.bin is a pickle: save it as safetensors)" : "");
+    error_set(e, "The folder %s holds no adapter: it has neither %s, as PEFT writes it, nor %s, as diffusers does.",
+              TEXT_SHOW(path), folder_names[0], folder_names[1]);
     return NULL;
 }
 

@@ -57,6 +57,7 @@ bool lora_file_in_folder(const char *path);
 struct lora_file *lora_file_open(const char *path, const struct lora_keys *keys, struct error *e);
 void lora_file_close(struct lora_file **f);
 
+
 /* Whether every tensor of the file will be applied; where not, lora_file_report says more. */
 bool lora_file_is_whole(const struct lora_file *f);
 

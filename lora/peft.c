@@ -167,7 +167,7 @@ static json_t *load_root(struct reader *r, const struct st_file *file, const cha
         return root;
     }
     char *config = path_join(r->arena, path_dir(r->arena, path), "adapter_config.json");
-    if (strcmp(path_base(path), "adapter_model.safetensors") != 0 || !os_path_is_file(config)) return NULL;
+    if (strncmp(path_base(path), "adapter_model.", 14) != 0 || !os_path_is_file(config)) return NULL;
     *beside = true;
     r->source = config;
     json_t *root = json_file_load(config, 0, r->e);
