@@ -10,7 +10,7 @@
 #include "io/json.h"
 
 struct bench_options {
-    const char *only;
+    const char *only, *load;
     double seconds;
     int runs;
     bool json, no_unet, checkpointing;
@@ -24,6 +24,7 @@ static const struct option rows[] = {
     {"no-unet", OPTION_FLAG, FIELD(no_unet), NULL, "operators only; the UNet takes 4 GiB and minutes"},
     {"checkpointing", OPTION_FLAG, FIELD(checkpointing), NULL, "recompute activations in the training step"},
     {"json", OPTION_FLAG, FIELD(json), NULL, "print JSON"},
+    {"load", OPTION_TEXT, FIELD(load), "MODEL", "only time how long this model takes to load, every part of it"},
 };
 
 struct item {
@@ -118,6 +119,22 @@ static bool run_all(struct bench *b, struct error *e) {
     return (!wanted(b, forward) || run_unet(b, forward, false, e)) && (!wanted(b, step) || run_unet(b, step, true, e));
 }
 
+/* From files in the page cache (if they were read before) to weights on the device; the device itself is there. */
+static bool run_load(struct engine *e, struct error *err) {
+    static const char *const names[ENGINE_PARTS] = {"UNet", "VAE", "text encoder", "second text encoder"};
+    double total = e->open_seconds;
+    printf("%-28s %9.2f s\n", "configs and headers", e->open_seconds);
+    for (int part = 0; part < ENGINE_TEXT + e->model->n_texts; part++) {
+        double start = os_now_seconds();
+        if (!engine_load(e, (enum engine_part)part, err)) return false;
+        double seconds = os_now_seconds() - start, mib = (double)gpu_set_bytes(e->parts[part]) / 1048576;
+        printf("%-28s %9.2f s %9.0f MiB %9.0f MiB/s\n", names[part], seconds, mib, mib / seconds);
+        total += seconds;
+    }
+    printf("%-28s %9.2f s\n", "ready", total);
+    return true;
+}
+
 static void print_json(const struct bench *b) {
     json_t *o = json_pack("{s:s,s:O}", "device", gpu_device_name(b->dev), "items", b->items);
     char *text = json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
@@ -130,7 +147,7 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct common common = {0};
     struct bench_options o = {.seconds = 1, .runs = 3};
-    struct option_command cmd = {.usage = "bench [--only TEXT] [--json]",
+    struct option_command cmd = {.usage = "bench [--only TEXT] [--json] | --load MODEL",
                                  .about = "Times operators, and prediction and LoRA step of Stable Diffusion 1.5's UNet with random weights.",
                                  .tables = {{OPTION_ROWS(rows), &o}, common_table(&common), common_files_table(&common.files)}, .n_tables = 3};
     struct option_result given;
@@ -139,10 +156,11 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = (engine = common_engine(&common, NULL, e)) != NULL;
+        ok = (engine = common_engine(&common, o.load, e)) != NULL;
         struct bench b = {&o, engine ? engine->dev : NULL, o.json ? json_array() : NULL};
-        ok = ok && run_all(&b, e);
-        if (ok && o.json) print_json(&b);
+        if (o.load) ok = ok && run_load(engine, e);
+        else ok = ok && run_all(&b, e);
+        if (ok && o.json && !o.load) print_json(&b);
         json_decref(b.items);
     }
     ok = common_close(&engine, ok, e);

@@ -25,7 +25,9 @@ struct engine *engine_open(const struct engine_params *p, struct error *err) {
     struct model_params mp = {.storage = storage, .max_chunk_bytes = gpu_device_max_chunk(e->dev),
                               .weights = engine_weights_dtype(p->weights, storage), .files = p->files};
     e->params.files = (struct model_files){0}; /* the caller's texts; needed no longer than model_open */
+    double start = os_now_seconds();
     if (p->model && !(e->model = model_open(e->params.model, &mp, err))) goto fail;
+    e->open_seconds = os_now_seconds() - start;
     return e;
 fail:
     engine_close(&e);
@@ -51,7 +53,7 @@ bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
     if (e->parts[part]) return true;
     double start = os_now_seconds();
     const struct nn_params *params = part_params(e, part);
-    struct gpu_set *set = gpu_set_create(e->dev, params->set, SET_DATA, err);
+    struct gpu_set *set = gpu_set_create_unfilled(e->dev, params->set, SET_DATA, err);
     if (!set) return false;
     int64_t most = 0;
     for (int i = 0; i < params->set->n_slots; i++)
@@ -59,6 +61,8 @@ bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
     float *row = malloc((size_t)most * sizeof *row);
     bool ok = row != NULL || error_set(err, "The host has no %.0f MiB left for loading weights.", (double)most * 4 / 1048576);
     for (int i = 0; ok && i < params->set->n_slots; i++) {
+        void *texels = gpu_set_slot(set, i);
+        if (texels && nn_params_pack_slot(params, i, texels)) continue;
         nn_params_read_slot(params, i, row);
         ok = gpu_set_write(set, i, row, err);
     }

@@ -22,7 +22,7 @@ struct engine {
     struct gpu_device *dev;
     struct model *model;
     struct gpu_set *parts[ENGINE_PARTS];
-    double upload_seconds;
+    double open_seconds, upload_seconds; /* reading configs and headers; weights onto the device */
 };
 enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype storage);
 struct engine *engine_open(const struct engine_params *p, struct error *err);

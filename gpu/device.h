@@ -53,8 +53,13 @@ int gpu_device_list(struct gpu_listing *list, int max, struct error *err);
 struct gpu_set;
 struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank,
                                struct error *err);
+/* The same for a set of which every slot gets written before anything reads it: what a slot covers is not cleared. */
+struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank,
+                                        struct error *err);
 void gpu_set_destroy(struct gpu_set **s);
 int64_t gpu_set_bytes(const struct gpu_set *s);
+/* Where the slot's bytes lie, for writing them as they are; NULL where the device's memory is not mapped. */
+void *gpu_set_slot(struct gpu_set *s, int slot);
 /* Canonical [rows][c] f32 of one slot. */
 bool gpu_set_write(struct gpu_set *s, int slot, const float *data, struct error *err);
 bool gpu_set_read(struct gpu_set *s, int slot, float *data, struct error *err);

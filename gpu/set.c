@@ -19,7 +19,20 @@ static int64_t chunk_bytes(const struct tensor_set *set, int chunk) {
     return texels * (int64_t)tensor_texel_bytes(set->dtype);
 }
 
-struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, struct error *err) {
+/* Zeros where no slot is: before the first one and between them. Slots lie in order. */
+static void clear_gaps(struct gpu_set *s) {
+    int64_t at[16] = {0}, texel = (int64_t)tensor_texel_bytes(s->set->dtype);
+    for (int i = 0; i < s->set->n_slots; i++) {
+        const struct tensor_slot *t = &s->set->slots[i];
+        int64_t begin = t->offset * texel;
+        if (begin > at[t->chunk]) memset(s->chunks[t->chunk].mapped + at[t->chunk], 0, (size_t)(begin - at[t->chunk]));
+        at[t->chunk] = begin + tensor_bytes(t->dtype, t->shape);
+    }
+    for (int i = 0; i < s->set->n_chunks; i++)
+        if (s->chunks[i].bytes > at[i]) memset(s->chunks[i].mapped + at[i], 0, (size_t)(s->chunks[i].bytes - at[i]));
+}
+
+static struct gpu_set *create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, bool clear, struct error *err) {
     int64_t total = 0;
     for (int i = 0; i < set->n_chunks; i++) total += chunk_bytes(set, i);
     if (dev->memory_used + total > dev->memory_total) {
@@ -32,10 +45,25 @@ struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *
     struct gpu_set *s = arena_alloc(a, sizeof *s);
     *s = (struct gpu_set){.arena = a, .dev = dev, .set = set, .bank = bank};
     for (int i = 0; i < set->n_chunks; i++)
-        if (!gpu_chunk_create(dev, &s->chunks[i], chunk_bytes(set, i), true, true, set->name, err)) {
+        if (!gpu_chunk_create(dev, &s->chunks[i], chunk_bytes(set, i), true, clear, set->name, err)) {
             gpu_set_destroy(&s);
             return NULL;
         }
+    return s;
+}
+
+struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, struct error *err) {
+    return create(dev, set, bank, true, err);
+}
+
+struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, struct error *err) {
+    struct gpu_set *s = create(dev, set, bank, false, err);
+    for (int i = 0; s && i < set->n_chunks; i++)
+        if (!s->chunks[i].mapped) { /* the device clears faster than it takes zeros */
+            gpu_set_destroy(&s);
+            return create(dev, set, bank, true, err);
+        }
+    if (s) clear_gaps(s);
     return s;
 }
 
@@ -62,6 +90,12 @@ static void *pack_room(struct gpu_set *s, size_t bytes) {
         s->pack_bytes = bytes;
     }
     return s->pack;
+}
+
+void *gpu_set_slot(struct gpu_set *s, int slot) {
+    const struct tensor_slot *t = &s->set->slots[slot];
+    const struct gpu_chunk *c = &s->chunks[t->chunk];
+    return c->mapped ? c->mapped + t->offset * (int64_t)tensor_texel_bytes(s->set->dtype) : NULL;
 }
 
 bool gpu_set_write(struct gpu_set *s, int slot, const float *data, struct error *err) {

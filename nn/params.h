@@ -49,6 +49,9 @@ bool nn_params_bind(struct nn_params *p, const struct st_file *const *files, int
 
 /* Fills dst with the slot's shape_elems f32 values in canonical order. Needs a bound slot. */
 void nn_params_read_slot(const struct nn_params *p, int slot, float *dst);
-/* The same from any f32, f16 or bf16 tensor whose shape nn_params_fits. */
+/* The same as texels of the set's type (graph/shape.h), padding included, as the device keeps them: faster than through
+ * rows. False where the slot's or the file's type is none of f32, f16 and (in files) bf16. */
+bool nn_params_pack_slot(const struct nn_params *p, int slot, void *dst);
+/* Rows from any f32, f16 or bf16 tensor whose shape nn_params_fits. */
 bool nn_params_fits(const struct st_tensor *t, struct shape shape);
 void nn_params_read_tensor(const struct st_tensor *t, struct shape shape, float *dst);
