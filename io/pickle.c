@@ -60,7 +60,7 @@ static struct pickle_value *make(struct machine *m, enum pickle_kind kind) {
 
 static bool push(struct machine *m, value v) {
     if (m->n_stack == m->stack_cap) {
-        size_t cap = m->stack_cap ? 2 * m->stack_cap : 256;
+        size_t cap = 2 * m->stack_cap;
         m->stack = arena_grow(m->a, m->stack, m->n_stack, cap, sizeof *m->stack);
         m->stack_cap = cap;
     }
@@ -352,6 +352,8 @@ static bool run_container(struct machine *m, uint8_t op) {
 const struct pickle_value *pickle_read(struct arena *a, const uint8_t *data, size_t bytes, pickle_allowed *allowed,
                                        struct error *e) {
     struct machine m = {.a = a, .begin = data, .at = data, .end = data + bytes, .allowed = allowed, .e = e};
+    m.stack_cap = 256;
+    m.stack = arena_alloc_n(a, m.stack_cap, sizeof *m.stack);
     if (bytes > PICKLE_MAX_BYTES) return error_set(e, "its pickle of %zu bytes is longer than weights need", bytes), NULL;
     while (!m.failed) {
         const uint8_t *op;
