@@ -94,7 +94,9 @@ static bool draw_one(struct run *r, int prompt, int k, int f, struct error *e) {
     lora_use_strengths(&p->loras, prompt, p->factors[f], strength);
     struct st_writer *trace = p->o->trace ? st_writer_create() : NULL;
     struct generate_picture picture = {p->prompts[prompt], p->o->negative, p->o->seed + (uint64_t)k, strength,
-                                       lora_use_courses(&p->loras), trace};
+                                       lora_use_courses(&p->loras),
+                                       region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts, p->factors[f]),
+                                       p->o->regions.n, trace};
     struct generate_progress progress = {on_step, r};
     bool ok = generator_run(r->generator, &picture, &progress, im->rgb, e);
     if (ok && trace) ok = st_writer_save(trace, p->o->trace, e);
@@ -152,6 +154,7 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     if (r->plan.loras.n && !(r->adapter = adapter_open_blocks(r->engine, r->plan.loras.paths, lora_use_blocks(&r->plan.loras), r->plan.loras.n, e))) return false;
     r->facts.adapter = r->adapter;
     struct prompt_use *prompts = &r->options.prompt_use;
+    if (!region_use_load(&r->options.regions, r->plan.arena, r->facts.w, r->facts.h, factor, e)) return false;
     if (!prompt_use_load(prompts, m, r->plan.arena, e)) return false;
     struct generate_params gp = {.w = r->facts.w, .h = r->facts.h, .steps = o->steps, .cfg = (float)o->cfg, .rescale = (float)o->rescale,
                                  .sampler = o->sampler, .schedule = o->schedule, .adapter = r->adapter,
@@ -186,8 +189,9 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
     prompt_use_defaults(&o->prompt_use);
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",
-                                 .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), common_table(&common),
-                                            common_files_table(&common.files)}, .n_tables = 4};
+                                 .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), region_use_table(&o->regions),
+                                            common_table(&common),
+                                            common_files_table(&common.files)}, .n_tables = 5};
     struct option_result given;
     const char *recipe_hash = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);

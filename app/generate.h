@@ -5,6 +5,7 @@
 #include "app/common.h"
 #include "app/lora_use.h"
 #include "app/prompt_use.h"
+#include "app/region_use.h"
 #include "io/recipe.h"
 
 struct generate_options {
@@ -15,6 +16,7 @@ struct generate_options {
     uint64_t seed;
     bool grid;
     struct prompt_use prompt_use;
+    struct region_use regions;
 };
 
 /* One prompt in every seed and LoRA factor. */
@@ -31,7 +33,7 @@ struct generate_plan {
 bool generate_read_recipe(struct arena *a, const struct option_command *cmd, const struct option_result *r,
                           struct generate_options *o, struct lora_use *loras, const char **model_hash, struct error *e);
 /* Everything that can be checked without a device. plan->loras may already hold a recipe's. */
-bool generate_plan(struct generate_plan *plan, const struct generate_options *o, struct error *e);
+bool generate_plan(struct generate_plan *plan, struct generate_options *o, struct error *e);
 
 enum guide_compose generate_compose(const struct generate_options *o);
 static inline int generate_pictures(const struct generate_plan *p) { return p->n_prompts * p->o->count * p->n_factors; }

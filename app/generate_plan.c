@@ -49,6 +49,7 @@ static bool take_prompts(struct generate_plan *p, struct error *e) {
 static bool check_compose(const struct generate_plan *p, struct error *e) {
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     if (generate_compose(p->o) == GUIDE_SUM) return true;
+    if (p->o->regions.n) return error_set(e, "--region and --compose %s do not go together; leave one of them out.", p->o->compose);
     for (int i = 0; i < p->n_prompts; i++) {
         int n = 0;
         lora_use_strengths(&p->loras, i, 1, strength);
@@ -64,7 +65,7 @@ enum guide_compose generate_compose(const struct generate_options *o) {
     return !strcmp(o->compose, "switch") ? GUIDE_SWITCH : !strcmp(o->compose, "composite") ? GUIDE_COMPOSITE : GUIDE_SUM;
 }
 
-bool generate_plan(struct generate_plan *p, const struct generate_options *o, struct error *e) {
+bool generate_plan(struct generate_plan *p, struct generate_options *o, struct error *e) {
     p->o = o;
     if (!o->prompts.n) return error_set(e, "--prompt TEXT is needed, or --from FILE.png.");
     if (!common_check_out("out", o->out, "png", e)) return false;
@@ -74,7 +75,7 @@ bool generate_plan(struct generate_plan *p, const struct generate_options *o, st
     for (int i = 0; i < o->loras.n; i++)
         if (!lora_use_file(&p->loras, o->loras.items[i], e)) return false;
     if (!take_prompts(p, e) || !parse_factors(p, e)) return false;
-    if (!check_compose(p, e)) return false;
+    if (!region_use_plan(&o->regions, p->arena, p->n_prompts, &p->loras, e) || !check_compose(p, e)) return false;
     if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
     if (o->trace && generate_pictures(p) != 1)
         return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));

@@ -37,6 +37,7 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (o->negative && !*o->negative) add_extra(p->arena, &r, "Negative prompt given", "empty");
     if (generate_compose(o) != GUIDE_SUM) add_extra(p->arena, &r, "Compose", o->compose);
     if (generate_compose(o) == GUIDE_SWITCH) add_extra(p->arena, &r, "Compose every", arena_printf(p->arena, "%d", o->every));
+    region_use_write(&o->regions, p->arena, &r);
     prompt_use_write(&o->prompt_use, p->arena, &r);
     return r;
 }
@@ -235,6 +236,7 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
         return false;
     if (!take_details(d, r) || !take_compose(d, r)) return false;
+    if (open_to(d, "region") && !region_use_read(&d->o->regions, d->a, r, d->e)) return false;
     for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};

@@ -222,7 +222,8 @@ static bool prepare(struct generator *g, const struct generate_picture *p, struc
     struct guide_params gp = {.prompt = p->prompt, .negative = p->negative, .style = g->params.prompt_style, .n_steps = g->params.steps,
                               .cfg = g->params.cfg, .rescale = g->params.rescale, .guided = g->guided, .n_adapters = adapters,
                               .strength = strength, .courses = p->courses, .compose = g->params.compose,
-                              .every = g->params.every ? g->params.every : 5};
+                              .every = g->params.every ? g->params.every : 5,
+                              .regions = p->regions, .n_regions = p->n_regions, .n_pixels = g->lw * g->lh};
     if (!guide_create(g->prompter, &gp, a, &g->guide, err) || !shape_unet(g, g->guide.images, g->guide.tokens, err)) return false;
     tell(g, 0);
     trace_text(g, p->trace);

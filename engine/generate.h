@@ -26,6 +26,8 @@ struct generate_picture {
     uint64_t seed;
     const float *strength; /* [adapter->n]; NULL: all 1 */
     const struct guide_course *courses; /* [adapter->n]: strengths over the steps; NULL: constant */
+    const struct guide_region *regions; /* parts of the picture with prompts of their own */
+    int n_regions;
     struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding (negative and prompt, or the prompt
                               * alone without guidance), latents_NNN, image; SDXL: token_ids_2 and pooled_embedding too */
 };

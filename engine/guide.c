@@ -12,10 +12,20 @@ struct term {
     int n_stages;
     double weight;
 };
-struct terms {
+/* Images with one way of strengths: a negative prompt, if there is one, and its terms. */
+struct group {
+    struct term *terms;
+    int n;
+    bool has_base;         /* the first term is the negative prompt */
+    const float *strength; /* [n_adapters] */
+    int adapter;           /* the only LoRA that acts, or -1: all */
+    float *map;            /* NULL: everywhere */
+};
+/* What is known before anything is encoded. */
+struct draft {
     struct arena *a;
     const struct guide_params *p;
-    struct term *terms; /* the negative prompt first, if guided */
+    struct group *groups; /* of one step; in switch one per LoRA, of which one acts */
     int n;
     const char **texts; /* all different texts of the stages; NULL: the negative prompt that was not given */
     int n_texts;
@@ -27,7 +37,7 @@ static struct term single(struct arena *a, const char *text, int n_steps, double
     return (struct term){stage, 1, weight};
 }
 
-static struct term edited(const struct terms *l, const char *text, double weight) {
+static struct term edited(const struct draft *l, const char *text, double weight) {
     if (l->p->style != PROMPT_A1111) return single(l->a, text, l->p->n_steps, weight);
     struct term t = {.weight = weight};
     t.n_stages = prompt_schedule(l->a, text, l->p->n_steps, &t.stages);
@@ -35,36 +45,87 @@ static struct term edited(const struct terms *l, const char *text, double weight
 }
 
 /* A1111 takes an empty negative prompt for one that was not given. */
-static struct term negative_term(const struct terms *l) {
+static struct term negative_term(const struct draft *l) {
     const char *text = l->p->negative;
     if (!text || (l->p->style == PROMPT_A1111 && !*text)) return single(l->a, NULL, l->p->n_steps, 0);
     return edited(l, text, 0);
 }
 
-static void make_terms(struct terms *l) {
-    struct prompt_term whole = {l->p->prompt, 1}, *and = &whole;
-    int n = l->p->style == PROMPT_A1111 ? prompt_split_and(l->a, l->p->prompt, &and) : 1;
-    bool own_base = n == 1 && and[0].weight == 1; /* else the sum is one of differences from the negative prompt */
-    l->terms = arena_alloc_n(l->a, (size_t)n + 1, sizeof *l->terms);
-    if (l->p->guided || !own_base) l->terms[l->n++] = negative_term(l);
-    for (int i = 0; i < n; i++) l->terms[l->n++] = edited(l, and[i].text, and[i].weight);
+static void make_terms(const struct draft *l, const char *prompt, struct group *g) {
+    struct prompt_term whole = {prompt, 1}, *and = &whole;
+    int n = l->p->style == PROMPT_A1111 ? prompt_split_and(l->a, prompt, &and) : 1;
+    g->has_base = l->p->guided || n > 1 || and[0].weight != 1; /* a sum of terms is one of differences from the negative prompt */
+    g->terms = arena_alloc_n(l->a, (size_t)n + 1, sizeof *g->terms);
+    if (g->has_base) g->terms[g->n++] = negative_term(l);
+    for (int i = 0; i < n; i++) g->terms[g->n++] = edited(l, and[i].text, and[i].weight);
 }
+
+static struct group *add_group(struct draft *l, const char *prompt, const float *strength) {
+    struct group *g = &l->groups[l->n++];
+    *g = (struct group){.strength = strength, .adapter = -1};
+    make_terms(l, prompt, g);
+    return g;
+}
+
+/* One group per LoRA that takes part, in order. */
+static bool add_adapters(struct draft *l, struct error *err) {
+    for (int i = 0; i < l->p->n_adapters; i++)
+        if (l->p->strength[i] != 0) add_group(l, l->p->prompt, l->p->strength)->adapter = i;
+    if (l->n >= 2) return true;
+    return error_set(err, "--compose %s needs two LoRAs or more, and this picture has %d; add --lora FILE, or leave --compose out.",
+                     l->p->compose == GUIDE_SWITCH ? "switch" : "composite", l->n);
+}
+
+/* The prompt's own map is what the regions leave. */
+static void add_regions(struct draft *l) {
+    const struct guide_params *p = l->p;
+    size_t pixels = (size_t)p->n_pixels;
+    float *rest = arena_alloc_n(l->a, pixels, sizeof *rest);
+    l->groups[0].map = rest;
+    for (int r = 0; r < p->n_regions; r++) {
+        struct group *g = add_group(l, p->regions[r].prompt, p->regions[r].strength);
+        g->map = arena_alloc_n(l->a, pixels, sizeof *g->map);
+        memcpy(g->map, p->regions[r].map, pixels * sizeof *g->map);
+    }
+    for (size_t i = 0; i < pixels; i++) {
+        float sum = 0;
+        for (int k = 1; k < l->n; k++) sum += l->groups[k].map[i];
+        for (int k = 1; k < l->n && sum > 1; k++) l->groups[k].map[i] /= sum;
+        rest[i] = sum < 1 ? 1 - sum : 0;
+    }
+}
+
+static bool make_groups(struct draft *l, struct error *err) {
+    const struct guide_params *p = l->p;
+    l->groups = arena_alloc_n(l->a, (size_t)(p->n_adapters + p->n_regions) + 1, sizeof *l->groups);
+    if (p->compose != GUIDE_SUM && p->n_regions) return error_set(err, "Regions and --compose do not go together; use --compose sum.");
+    if (p->compose != GUIDE_SUM) return add_adapters(l, err);
+    add_group(l, p->prompt, p->strength);
+    if (p->n_regions) add_regions(l);
+    return true;
+}
+
+/* ---- Texts ---- */
 
 static bool same_text(const char *a, const char *b) { return a && b ? !strcmp(a, b) : a == b; }
 
-static int text_index(const struct terms *l, const char *text) {
+static int text_index(const struct draft *l, const char *text) {
     for (int i = 0; i < l->n_texts; i++)
         if (same_text(l->texts[i], text)) return i;
     return -1;
 }
 
-static void collect_texts(struct terms *l) {
+static void collect_texts(struct draft *l) {
     int most = 0;
-    for (int i = 0; i < l->n; i++) most += l->terms[i].n_stages;
+    for (int k = 0; k < l->n; k++)
+        for (int i = 0; i < l->groups[k].n; i++) most += l->groups[k].terms[i].n_stages;
     l->texts = arena_alloc_n(l->a, (size_t)most, sizeof *l->texts);
-    for (int i = 0; i < l->n; i++)
-        for (int k = 0; k < l->terms[i].n_stages; k++)
-            if (text_index(l, l->terms[i].stages[k].text) < 0) l->texts[l->n_texts++] = l->terms[i].stages[k].text;
+    for (int k = 0; k < l->n; k++)
+        for (int i = 0; i < l->groups[k].n; i++) {
+            const struct term *t = &l->groups[k].terms[i];
+            for (int s = 0; s < t->n_stages; s++)
+                if (text_index(l, t->stages[s].text) < 0) l->texts[l->n_texts++] = t->stages[s].text;
+        }
 }
 
 static const char *text_at(const struct term *t, int step) {
@@ -73,111 +134,92 @@ static const char *text_at(const struct term *t, int step) {
     return t->stages[k].text;
 }
 
-/* ---- LoRAs ---- */
-
-/* Which LoRAs take part, in order; in a sum they count as one. */
-struct cast {
-    int *adapter;
-    int n;
-    bool apart; /* each by itself */
-};
-
-static bool choose_cast(const struct guide_params *p, struct arena *a, struct cast *c, struct error *err) {
-    *c = (struct cast){arena_alloc_n(a, (size_t)p->n_adapters + 1, sizeof(int)), 1, p->compose != GUIDE_SUM};
-    if (!c->apart) return true;
-    c->n = 0;
-    for (int i = 0; i < p->n_adapters; i++)
-        if (p->strength[i] != 0) c->adapter[c->n++] = i;
-    if (c->n >= 2) return true;
-    return error_set(err, "--compose %s needs two LoRAs or more, and this picture has %d; add --lora FILE, or leave --compose out.",
-                     p->compose == GUIDE_SWITCH ? "switch" : "composite", c->n);
-}
+/* ---- Strengths ---- */
 
 static bool is_on(const struct guide_course *c, int step, int n_steps) {
     double at = (double)step / n_steps;
     return at >= (double)c->begin - 1e-6 && at < (double)c->end - 1e-6;
 }
 
-/* A LoRA's strength at a step, not yet knowing of the others. */
-static float strength_at(const struct guide_params *p, int adapter, int step) {
-    if (!p->courses) return p->strength[adapter];
+static float strength_at(const struct guide_params *p, const struct group *g, int adapter, int step) {
+    if (g->adapter >= 0 && g->adapter != adapter) return 0;
+    if (!p->courses) return g->strength[adapter];
     const struct guide_course *c = &p->courses[adapter];
     if (!is_on(c, step, p->n_steps)) return 0;
     int first = step, last = step;
     while (first > 0 && is_on(c, first - 1, p->n_steps)) first--;
     while (last + 1 < p->n_steps && is_on(c, last + 1, p->n_steps)) last++;
     float share = last > first ? (float)(step - first) / (float)(last - first) : 0;
-    return p->strength[adapter] * (c->from + share * (c->to - c->from));
-}
-
-/* Strengths for one image: of all LoRAs, or (apart) of one. */
-static void fill_strengths(const struct guide_params *p, const struct cast *c, int member, int step, float *dst) {
-    for (int i = 0; i < p->n_adapters; i++) dst[i] = c->apart && i != c->adapter[member] ? 0 : strength_at(p, i, step);
+    return g->strength[adapter] * (c->from + share * (c->to - c->from));
 }
 
 /* For the text encoders, which run once: strengths of the first step in which a LoRA is on. */
-static void fill_text_strengths(const struct guide_params *p, const struct cast *c, int member, float *dst) {
+static void fill_text_strengths(const struct guide_params *p, const struct group *g, float *dst) {
     for (int i = 0; i < p->n_adapters; i++) {
         dst[i] = 0;
-        for (int s = 0; s < p->n_steps && dst[i] == 0; s++) dst[i] = c->apart && i != c->adapter[member] ? 0 : strength_at(p, i, s);
+        for (int s = 0; s < p->n_steps && dst[i] == 0; s++) dst[i] = strength_at(p, g, i, s);
     }
-}
-
-/* Which member of the cast acts on a group of images. */
-static int member_at(const struct guide_params *p, const struct cast *c, int group, int step) {
-    return p->compose == GUIDE_SWITCH ? step / p->every % c->n : group;
 }
 
 /* ---- Together ---- */
 
-/* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). Both the mean over the groups. */
-static void make_shares(const struct terms *l, struct guide *g) {
-    int first = l->n > 1 ? 1 : 0;
-    double sum = 0;
-    for (int i = first; i < l->n; i++) sum += l->terms[i].weight;
-    for (int k = 0; k < g->groups; k++) {
-        float *base = g->base + k * l->n, *goal = g->goal + k * l->n;
-        for (int i = first; i < l->n; i++) goal[i] = (float)(l->terms[i].weight / g->groups);
-        if (first) base[0] = (float)(1.0 / g->groups), goal[0] = (float)((1 - sum) / g->groups);
-    }
-}
-
-/* One set of contexts, or one per member where LoRAs change the text encoders. */
-static bool encode_texts(struct prompter *p, const struct terms *l, const struct cast *c, bool per_member, struct guide *g, struct error *err) {
-    int sets = per_member ? c->n : 1;
+/* One set of contexts, or one per group where LoRAs change the text encoders. Always all texts, so that all get one length. */
+static bool encode_texts(struct prompter *p, const struct draft *l, int sets, struct guide *g, struct error *err) {
     float *strength = arena_alloc_n(l->a, (size_t)l->p->n_adapters + 1, sizeof *strength);
     g->n_contexts = sets * l->n_texts;
     g->contexts = arena_alloc_n(l->a, (size_t)g->n_contexts, sizeof *g->contexts);
     for (int k = 0; k < sets; k++) {
-        fill_text_strengths(l->p, c, k, strength);
+        fill_text_strengths(l->p, &l->groups[k], strength);
         if (!prompter_encode(p, l->texts, l->n_texts, strength, l->a, g->contexts + k * l->n_texts, err)) return false;
     }
     g->tokens = g->contexts[0].tokens;
     return true;
 }
 
+/* base: the negative prompt's answer. goal: base + sum of weight * (answer - base). Without maps both the mean over groups. */
+static void make_shares(const struct group *k, double share, float *map, struct guide *g, int first) {
+    double sum = 0;
+    for (int i = k->has_base; i < k->n; i++) {
+        g->goal[first + i] = (float)(k->terms[i].weight * share);
+        sum += k->terms[i].weight;
+    }
+    if (k->has_base) g->base[first] = (float)share, g->goal[first] = (float)((1 - sum) * share);
+    else g->base[first] = g->goal[first]; /* where other groups have a base: this one's guidance is none */
+    for (int i = 0; map && i < k->n; i++) g->maps[first + i] = map;
+}
+
+/* What the images of a group are told at a step. */
+static void tell_group(const struct draft *l, int k, int set, int step, struct guide *g, int first) {
+    const struct group *group = &l->groups[k];
+    for (int i = 0; i < group->n; i++) {
+        size_t at = (size_t)step * (size_t)g->images + (size_t)(first + i);
+        g->context_of[at] = set * l->n_texts + text_index(l, text_at(&group->terms[i], step));
+        for (int ad = 0; ad < l->p->n_adapters; ad++)
+            g->strengths[at * (size_t)l->p->n_adapters + (size_t)ad] = strength_at(l->p, group, ad, step);
+    }
+}
+
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *g, struct error *err) {
-    struct terms l = {.a = a, .p = params};
-    struct cast cast;
-    if (!choose_cast(params, a, &cast, err)) return false;
-    make_terms(&l);
+    struct draft l = {.a = a, .p = params};
+    bool turns = params->compose == GUIDE_SWITCH;
+    *g = (struct guide){.params = *params};
+    if (!make_groups(&l, err)) return false;
     collect_texts(&l);
-    *g = (struct guide){.params = *params, .groups = params->compose == GUIDE_COMPOSITE ? cast.n : 1};
-    g->images = g->groups * l.n;
-    bool per_member = cast.apart && prompter_heeds_strength(p);
-    if (!encode_texts(p, &l, &cast, per_member, g, err)) return false;
-    size_t n = (size_t)g->images, steps = (size_t)params->n_steps, adapters = (size_t)params->n_adapters;
-    g->context_of = arena_alloc_n(a, steps * n, sizeof *g->context_of);
-    g->strengths = arena_alloc_n(a, steps * n, (adapters + 1) * sizeof *g->strengths);
+    int sets = l.n > 1 && prompter_heeds_strength(p) ? l.n : 1, at_once = turns ? 1 : l.n;
+    if (!encode_texts(p, &l, sets, g, err)) return false;
+    for (int k = 0; k < at_once; k++) g->images += l.groups[k].n, g->joined |= l.groups[k].has_base;
+    size_t n = (size_t)g->images, all = n * (size_t)params->n_steps;
+    g->context_of = arena_alloc_n(a, all, sizeof *g->context_of);
+    g->strengths = arena_alloc_n(a, all, ((size_t)params->n_adapters + 1) * sizeof *g->strengths);
     g->base = arena_alloc_n(a, n, sizeof *g->base), g->goal = arena_alloc_n(a, n, sizeof *g->goal);
-    for (int s = 0; s < params->n_steps; s++)
-        for (int i = 0; i < g->images; i++) {
-            size_t at = (size_t)s * n + (size_t)i;
-            int member = member_at(params, &cast, i / l.n, s), text = text_index(&l, text_at(&l.terms[i % l.n], s));
-            g->context_of[at] = (per_member ? member * l.n_texts : 0) + text;
-            fill_strengths(params, &cast, member, s, g->strengths + at * adapters);
+    if (params->n_regions) g->maps = arena_alloc_n(a, n, sizeof *g->maps);
+    for (int k = 0, first = 0; k < at_once; first += l.groups[k++].n) {
+        make_shares(&l.groups[k], params->n_regions ? 1 : 1.0 / at_once, l.groups[k].map, g, first);
+        for (int s = 0; s < params->n_steps; s++) {
+            int acting = turns ? s / params->every % l.n : k;
+            tell_group(&l, acting, sets > 1 ? acting : 0, s, g, first);
         }
-    make_shares(&l, g);
+    }
     return true;
 }
 
@@ -200,24 +242,29 @@ void guide_fill(const struct guide *g, const struct model *m, int step, float *c
     }
 }
 
-static void mix(const float *share, const float *answers, int images, size_t n, float *out) {
+/* The answers' sum by shares and maps; answers and out are [channels][pixels]. */
+static void mix(const struct guide *g, const float *share, const float *answers, size_t n, float *out) {
+    size_t pixels = g->maps ? (size_t)g->params.n_pixels : n;
     bool first = true;
-    for (int i = 0; i < images; i++) {
+    for (int i = 0; i < g->images; i++) {
+        const float *x = answers + (size_t)i * n, *map = g->maps ? g->maps[i] : NULL;
         if (share[i] == 0) continue;
-        const float *x = answers + (size_t)i * n;
-        for (size_t k = 0; k < n; k++) out[k] = first ? share[i] * x[k] : out[k] + share[i] * x[k];
+        for (size_t k = 0; k < n; k++) {
+            float part = (map ? share[i] * map[k % pixels] : share[i]) * x[k];
+            out[k] = first ? part : out[k] + part;
+        }
         first = false;
     }
     if (first) memset(out, 0, n * sizeof *out);
 }
 
 void guide_combine(const struct guide *g, const float *answers, size_t n, float *scratch, float *out) {
-    mix(g->goal, answers, g->images, n, scratch);
-    if (g->images == g->groups) {
+    mix(g, g->goal, answers, n, scratch);
+    if (!g->joined) {
         memcpy(out, scratch, n * sizeof *out);
         return;
     }
-    mix(g->base, answers, g->images, n, out);
+    mix(g, g->base, answers, n, out);
     guidance_combine(out, out, scratch, n, g->params.guided ? g->params.cfg : 1);
     if (g->params.rescale > 0) guidance_rescale(out, scratch, 1, n, g->params.rescale);
 }

@@ -15,6 +15,13 @@ struct guide_course {
     float from, to, begin, end; /* factors on the strength; {1,1,0,1} is constant */
 };
 
+/* A part of the picture with a prompt and strengths of its own. */
+struct guide_region {
+    const char *prompt;
+    const float *strength; /* [n_adapters] */
+    const float *map;      /* [pixels of the latent], 0..1: how much the region covers each */
+};
+
 struct guide_params {
     const char *prompt, *negative; /* negative NULL: not given (prompter_encode) */
     enum prompt_style style;
@@ -26,11 +33,16 @@ struct guide_params {
     const struct guide_course *courses; /* [n_adapters]; NULL: constant */
     enum guide_compose compose;
     int every; /* switch */
+    /* Every region's prompt predicts the whole picture; the predictions are joined by the maps, the prompt's own taking what is
+     * left (Bar-Tal et al., MultiDiffusion, 2023). Where maps add up to more than 1 they are scaled down. Only with GUIDE_SUM. */
+    const struct guide_region *regions;
+    int n_regions, n_pixels;
 };
 struct guide {
     struct guide_params params;
     int images, tokens;
-    int groups;   /* images come in so many groups of one negative prompt and its terms: one per LoRA in composite */
+    bool joined;  /* base counts: base + cfg*(goal - base); else goal alone */
+    float **maps; /* [images]: the region's share of every pixel; NULL without regions */
     struct prompt_context *contexts;
     int n_contexts;
     int *context_of;    /* [n_steps][images] */

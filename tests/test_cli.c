@@ -275,6 +275,26 @@ static void loras_together(void **state) {
                    "used twice");
 }
 
+static void regions(void **state) {
+    struct error e;
+    struct image im = image_create(memory, 32, 32), small = image_create(memory, 8, 8);
+    assert_true(png_write(scratch_path("black.png"), &im, NULL, 0, &e) && png_write(scratch_path("small.png"), &small, NULL, 0, &e));
+    memset(im.rgb, 255, 32 * 16 * 3);
+    assert_true(png_write(scratch_path("upper.png"), &im, NULL, 0, &e));
+#define BOTH "generate " MINI SMALL " --prompt fox --lora-dir $M "
+    RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --out box.png");
+    RUN_OK(BOTH "--region 'upper.png:cat <lora:mini-sd1.lora:0.8>' --out mask.png");
+    RUN_OK("generate " MINI "--from box.png --lora-dir $M --out box2.png");
+    assert_true(same_bytes("box.png", "box2.png"));
+    RUN_OK(BOTH "--region '16,0,16,32:cat <lora:mini-sd1.lora:0.8>' --out right.png");
+    assert_false(same_bytes("box.png", "right.png"));
+    expect_failure("", BOTH "--region '0,0,40,16:cat' --out out/x.png", "outside the picture of 32x32");
+    expect_failure("", BOTH "--region '8,0,0,16:cat' --out out/x.png", "no area");
+    expect_failure("", BOTH "--region 'black.png:cat' --out out/x.png", "black all over");
+    expect_failure("", BOTH "--region 'small.png:cat' --out out/x.png", "8x8 pixels and the picture 32x32");
+    expect_failure("", BOTH "--region 'cat' --out out/x.png", "does not say where");
+}
+
 /* Styles, clip skip and learnt words are in the recipe; another program's recipe is in A1111's style. */
 static void prompts_in_styles(void **state) {
     float vectors[2 * 32];
@@ -416,7 +436,7 @@ int main(void) {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
-        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together),
+        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together), cmocka_unit_test(regions),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
         cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),

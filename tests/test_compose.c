@@ -74,6 +74,28 @@ static void check(struct page *p, const char *name, enum guide_compose compose, 
     adapter_close(&ad);
 }
 
+/* The first LoRA with the prompt, the second in a box with another one. */
+static void check_region(struct page *p) {
+    struct error e;
+    struct adapter *ad = adapter_open(p->e, p->paths, 2, &e);
+    if (!ad) fail_msg("%s", e.text);
+    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"), .adapter = ad};
+    struct generator *g = generator_create(p->e, &gp, &e);
+    if (!g) fail_msg("%s", e.text);
+    float map[8 * 16] = {0}, all[2] = {0.7f, 0}, inside[2] = {0, 0.5f};
+    for (int y = 2; y < 8; y++)
+        for (int x = 8; x < 12; x++) map[y * 16 + x] = 1;
+    struct guide_region region = {golden_text(p->golden, "region"), inside, map};
+    struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"), .negative = golden_text(p->golden, "negative"),
+                                       .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = all, .regions = &region, .n_regions = 1};
+    uint8_t *rgb = arena_alloc(p->a, 128 * 64 * 3);
+    struct shape shape;
+    float *want = golden_rows(p->golden, "region", p->a, &shape), *got = last_latents(p, g, &picture, rgb);
+    golden_near("region", got, want, (size_t)shape_elems(shape), 2e-5);
+    generator_destroy(&g);
+    adapter_close(&ad);
+}
+
 static void test_beside_diffusers(void **state) {
     struct page p = page_open();
     check(&p, "sum", GUIDE_SUM, "0.7", "0.5");
@@ -81,6 +103,7 @@ static void test_beside_diffusers(void **state) {
     check(&p, "composite", GUIDE_COMPOSITE, "0.7", "0.5");
     check(&p, "course", GUIDE_SUM, "0.2..1.0", "0.8@0-50%");
     check(&p, "blocks", GUIDE_SUM, "1:IN01=0.2,IN03=0.9,MID=0,OUT02=0.6,OUT03=0.3", "0.5");
+    check_region(&p);
     page_close(&p);
 }
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 import reference as ref
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+REGION = "a black cat"
 PROMPT, NEGATIVE, STEPS, GUIDANCE, SEED, SIZE = "a red fox on a table", "blue rain", 8, 4.0, 11, (8, 16)
 RANK, ALPHA = 4, 2.0
 
@@ -27,23 +28,24 @@ def write_second(pipe, path, seed):
 
 @torch.no_grad()
 def sample(pipe, settings):
-    """settings(step): what each of the averaged passes sets, as lists of names and weights."""
+    """settings(step): what each of the averaged passes sets, as lists of names and weights; for regions also a prompt and a map."""
     ref.set_sampler(pipe, "ddim")
     pipe.scheduler.set_timesteps(STEPS)
-    context = ref.embed_text(pipe, [NEGATIVE, PROMPT])
     x = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(SEED)) * pipe.scheduler.init_noise_sigma
     for step, t in enumerate(pipe.scheduler.timesteps):
         total = 0
         passes = settings(step)
-        for names, weights in passes:
+        for names, weights, *region in passes:
+            prompt, share = region or (PROMPT, 1 / len(passes))
+            context = ref.embed_text(pipe, [NEGATIVE, prompt])
             if names:
                 pipe.enable_lora()
                 pipe.set_adapters(names, weights)
             else:
                 pipe.disable_lora()
             uncond, cond = pipe.unet(torch.cat([pipe.scheduler.scale_model_input(x, t)] * 2), t, context).sample.chunk(2)
-            total = total + uncond + GUIDANCE * (cond - uncond)
-        x = pipe.scheduler.step(total / len(passes), t, x).prev_sample
+            total = total + share * (uncond + GUIDANCE * (cond - uncond))
+        x = pipe.scheduler.step(total, t, x).prev_sample
     return x
 
 
@@ -55,6 +57,10 @@ def cases():
     yield "course", lambda s: [(["a", "b"], [0.2 + 0.8 * s / 7, 0.8]) if s < 4 else (["a"], [0.2 + 0.8 * s / 7])]
     # IN01=0.2,IN03=0.9,M00=0,OUT02=0.6,OUT03=0.3: one layer a block here, so that input blocks with attention are odd
     blocks = {"unet": {"down": {"block_0": 0.2, "block_1": 0.9}, "mid": 0.0, "up": {"block_1": [0.6, 0.3]}}}
+    # the box 64,16,32,48 of 128x64 pixels, an eighth of that in latents
+    box = torch.zeros(1, 1, *SIZE)
+    box[..., 2:8, 8:12] = 1
+    yield "region", lambda s: [(["a"], [0.7], PROMPT, 1 - box), (["b"], [0.5], REGION, box)]
     yield "blocks", lambda s: [(["a", "b"], [blocks, 0.5])]
 
 
@@ -71,7 +77,7 @@ def main():
     pipe.load_lora_weights(second, adapter_name="b")
     out = {name: sample(pipe, settings) for name, settings in cases()}
     path = os.path.join(args.data, "mini-sd1.compose.safetensors")
-    save_file(out, path, metadata={"prompt": PROMPT, "negative": NEGATIVE, "steps": str(STEPS), "guidance": str(GUIDANCE), "seed": str(SEED)})
+    save_file(out, path, metadata={"prompt": PROMPT, "region": REGION, "negative": NEGATIVE, "steps": str(STEPS), "guidance": str(GUIDANCE), "seed": str(SEED)})
     os.chmod(path, 0o644)
 
 

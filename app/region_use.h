@@ -1,0 +1,32 @@
+/* --region: parts of the picture with prompts, and LoRAs, of their own. */
+#ifndef ATELIER_APP_REGION_USE_H
+#define ATELIER_APP_REGION_USE_H
+
+#include "app/lora_use.h"
+#include "app/options.h"
+#include "io/recipe.h"
+
+struct region {
+    const char *where;  /* "X,Y,W,H" or a picture's path */
+    const char *prompt; /* without <lora:...> */
+    bool is_box;
+    int x, y, w, h;
+    float *map; /* once the picture's size is known */
+};
+struct region_use {
+    struct option_list texts; /* as typed */
+    struct region *items;
+    int n;
+};
+struct option_table region_use_table(struct region_use *u);
+/* Takes the texts apart; LoRAs they name become requests for prompt number n_prompts + region. */
+bool region_use_plan(struct region_use *u, struct arena *a, int n_prompts, struct lora_use *loras, struct error *e);
+/* Makes the maps for a picture of w x h pixels whose latent is smaller by `factor`. */
+bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int factor, struct error *e);
+/* What generate_picture wants. */
+const struct guide_region *region_use_list(const struct region_use *u, struct arena *a, const struct lora_use *loras, int n_prompts, float factor);
+
+void region_use_write(const struct region_use *u, struct arena *a, struct recipe *r);
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, struct error *e);
+
+#endif
