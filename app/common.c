@@ -35,7 +35,7 @@ struct option_table common_table(struct common *c) { return (struct option_table
 #undef FIELD
 #define FIELD(name) offsetof(struct model_files, name)
 static const struct option file_rows[] = {
-    {"vae", OPTION_TEXT, FIELD(vae), "FILE", "a VAE from elsewhere instead of the model's: a file, or a folder as diffusers has it"},
+    {"vae", OPTION_TEXT, FIELD(vae), "FILE", "a VAE from elsewhere instead of the model's: a file, or a folder as diffusers has it;\na TAESD decoder draws faster, a little coarser"},
     {"tokenizer", OPTION_TEXT, FIELD(tokenizer), "DIR", "vocab.json and merges.txt instead of the model's\n(a single file: CLIP's, which is built in)"},
     {"variant", OPTION_TEXT, FIELD(variant), "NAME", "of a folder's weights, such as fp16 (plain ones first)"},
     {"prediction", OPTION_CHOICE, FIELD(prediction), "KIND", "what the UNet predicts: epsilon, v_prediction, sample\n(as the model says)", 0, 0,

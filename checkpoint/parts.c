@@ -6,6 +6,7 @@
 #include "base/os.h"
 #include "base/text.h"
 #include "checkpoint/kind.h"
+#include "vae/tiny.h"
 
 /* Endings in the order they are tried; %s is the variant with its dot, or nothing. */
 static const char *const endings[] = {"%s.safetensors", ".safetensors.index%s.json", "%s.safetensors.index.json", "%s.bin", ".bin.index%s.json"};
@@ -46,6 +47,8 @@ static bool open_file(struct checkpoint_vae *v, const char *path, struct error *
     static const char *const prefixes[] = {"", "first_stage_model.", "vae."};
     struct checkpoint_kind kind = {0};
     if (!(v->file = st_open(path, e))) return false;
+    v->tiny = v->has_config = tiny_is(v->file); /* its latents need no scale */
+    if (v->tiny) return tiny_infer(&v->cfg, v->file, e);
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         v->ldm = vae_ldm_is(v->file, prefixes[i]);
         if (!v->ldm && !vae_diffusers_is(v->file, prefixes[i])) continue;

@@ -16,7 +16,7 @@ struct checkpoint_vae {
     struct vae_config cfg;
     bool has_config; /* from a config.json; else cfg's scale is a default, and the model's own is right */
     struct vae_names names;
-    bool ldm;
+    bool ldm, tiny; /* tiny: a TAESD (vae/tiny.h), which decodes only */
 };
 bool checkpoint_vae_open(struct checkpoint_vae *v, const char *path, struct error *e);
 

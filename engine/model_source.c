@@ -5,6 +5,7 @@
 #include "base/os.h"
 #include "checkpoint/parts.h"
 #include "engine/model_priv.h"
+#include "vae/tiny.h"
 
 static bool keep_file(struct model *m, struct model_source *s, struct st_file *f) {
     if (!f) return false;
@@ -71,7 +72,7 @@ static bool open_vae(struct model *m, const char *path, struct error *err) {
     }
     struct vae_names *names = arena_alloc(m->arena, sizeof *names);
     *names = v.names;
-    m->vae_source.naming = v.ldm ? vae_ldm_naming(names) : vae_diffusers_naming(names);
+    m->vae_source.naming = v.tiny ? tiny_naming() : v.ldm ? vae_ldm_naming(names) : vae_diffusers_naming(names);
     return keep_file(m, &m->vae_source, v.file);
 }
 

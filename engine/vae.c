@@ -73,13 +73,15 @@ bool vae_session_encode_values(struct vae_session *s, const float *values, float
 bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rgb, float *raw, struct error *err) {
     const struct vae_config *cfg = &s->e->model->vae;
     int64_t n = shape_elems(s->in), m = shape_elems(s->out);
-    for (int64_t i = 0; i < n; i++) s->in_rows[i] = latents[i] / cfg->scaling_factor + cfg->shift_factor;
+    for (int64_t i = 0; i < n; i++)
+        s->in_rows[i] = cfg->tiny ? 3 * tanhf(latents[i] / 3) : latents[i] / cfg->scaling_factor + cfg->shift_factor;
     gpu_program_write(s->prog, s->input, s->in_rows);
     if (!gpu_program_run(s->prog, err)) return false;
     float *out = raw ? raw : s->out_rows;
     gpu_program_read(s->prog, s->output, out);
     for (int64_t i = 0; i < m; i++) {
-        float v = out[i] * 0.5f + 0.5f;
+        float v = cfg->tiny ? out[i] : out[i] * 0.5f + 0.5f;
+        if (cfg->tiny) out[i] = 2 * v - 1; /* raw values like every VAE's */
         v = !(v > 0) ? 0 : v > 1 ? 1 : v; /* NaN becomes black */
         rgb[i] = (uint8_t)rintf(v * 255.0f);
     }

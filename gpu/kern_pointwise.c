@@ -10,13 +10,15 @@
 
 /* The switch of shaders/pointwise.comp. */
 enum pointwise_kind {
-    POINTWISE_UNARY = 0,       /* + enum unary_kind */
-    POINTWISE_UNARY_SLOPE = 3, /* + enum unary_kind */
+    POINTWISE_UNARY = 0,       /* + enum unary_kind but relu */
+    POINTWISE_UNARY_SLOPE = 3, /* likewise */
     POINTWISE_ADD = 6,
     POINTWISE_MUL = 7,
     POINTWISE_SCALE = 8,
     POINTWISE_ZERO = 9,
     POINTWISE_COPY = 10,
+    POINTWISE_RELU = 11,
+    POINTWISE_RELU_SLOPE = 12,
 };
 
 struct pointwise {
@@ -44,12 +46,14 @@ static void pointwise(struct emit *e, const struct pointwise *p) {
 }
 
 void kern_unary(struct emit *e) {
-    pointwise(e, &(struct pointwise){POINTWISE_UNARY + e->q.node->attr.unary.kind, &e->in[0], NULL, &e->out[0], 0, 0, 0});
+    int kind = e->q.node->attr.unary.kind;
+    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU : (int)POINTWISE_UNARY + kind, &e->in[0], NULL, &e->out[0], 0, 0, 0});
 }
 
 /* g, x: the slope is taken at x (the shader's a). */
 void kern_unary_dx(struct emit *e) {
-    pointwise(e, &(struct pointwise){POINTWISE_UNARY_SLOPE + e->q.node->attr.unary.kind, &e->in[1], &e->in[0], &e->out[0], 0, 0, 0});
+    int kind = e->q.node->attr.unary.kind;
+    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU_SLOPE : (int)POINTWISE_UNARY_SLOPE + kind, &e->in[1], &e->in[0], &e->out[0], 0, 0, 0});
 }
 
 void kern_add(struct emit *e) {

@@ -79,7 +79,7 @@ struct value {
     const char *label;
 };
 
-enum unary_kind { UNARY_SILU, UNARY_GELU, UNARY_QUICK_GELU, UNARY_KINDS };
+enum unary_kind { UNARY_SILU, UNARY_GELU, UNARY_QUICK_GELU, UNARY_RELU, UNARY_KINDS };
 /* How a second operand's rows follow the first's: same rows, one row per image, one row in all; or one number per
  * image, the first channel of b's row (factors of mul only, and no gradient to it). */
 enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL, BCAST_NUMBER };

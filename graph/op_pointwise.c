@@ -38,6 +38,7 @@ static double unary(int kind, double x) {
     switch (kind) {
     case UNARY_SILU: return x * sigmoid(x);
     case UNARY_GELU: return gelu(x);
+    case UNARY_RELU: return x > 0 ? x : 0;
     default: return x * sigmoid(1.702 * x);
     }
 }
@@ -45,6 +46,7 @@ static double unary_slope(int kind, double x) {
     switch (kind) {
     case UNARY_SILU: return swish_slope(x, 1);
     case UNARY_GELU: return gelu_slope(x);
+    case UNARY_RELU: return x > 0 ? 1 : 0;
     default: return swish_slope(x, 1.702);
     }
 }

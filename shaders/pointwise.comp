@@ -22,6 +22,8 @@ vec4 apply(vec4 a, vec4 b) {
     case 7: return a * b;
     case 8: return a * p.factor;
     case 9: return vec4(0.0);
+    case 11: return max(a, 0.0);
+    case 12: return b * vec4(greaterThan(a, vec4(0.0)));
     default: return a;
     }
 }
@@ -31,7 +33,7 @@ void main() {
     if (row >= p.rows) return;
     vec4 a = vec4(0.0), b = vec4(0.0);
     if (KIND != 9) a = LOAD(0, p.a, plane * p.a_stride + row);
-    if (KIND >= 3 && KIND <= 7) {
+    if ((KIND >= 3 && KIND <= 7) || KIND == 12) {
         int brow = BCAST == 0 ? row : BCAST == 2 ? 0 : row / p.image_rows;
         b = LOAD(1, p.b, (BCAST == 3 ? 0 : plane * p.b_stride) + brow);
         if (BCAST == 3) b = b.xxxx;

@@ -332,6 +332,23 @@ static void other_files_are_named(void **state) {
     must_fail("no/such/model.safetensors", NULL, "There is no model", "--model");
 }
 
+/* The same at full size, where tools/make_checkpoint.py --single has made both forms: slow, run by name. */
+static void full_size_forms_are_one(void **state) {
+    const char *folder = getenv("ATELIER_FULL_FOLDER"), *file = getenv("ATELIER_FULL_FILE");
+    if (!folder || !file) skip();
+    struct checkpoint_report *report;
+    double start = os_now_seconds();
+    struct model *x = must_open(folder, NULL, NULL), *y = must_open(file, NULL, &report);
+    print_message("both forms opened in %.2f s\n", os_now_seconds() - start);
+    same_model(x, y);
+    check_report(report, x->family == NN_FAMILY_SD2);
+    print_message("%s: %zu tensors, %zu used; UNet %lld parameters in %d tensors\n", file, report->files[0].n_tensors, report->files[0].n_used,
+                  (long long)nn_params_count(y->unet_params), y->unet_params->set->n_slots);
+    checkpoint_report_destroy(&report);
+    model_close(&x);
+    model_close(&y);
+}
+
 int main(void) {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
@@ -342,6 +359,7 @@ int main(void) {
         cmocka_unit_test(prediction_is_found),
         cmocka_unit_test(every_lack_is_told),
         cmocka_unit_test(other_files_are_named),
+        cmocka_unit_test(full_size_forms_are_one),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Makes a Stable Diffusion folder of the real size with random weights, in half precision, in diffusers' layout.
+"""Makes a Stable Diffusion folder of the real size with random weights, in half precision, in diffusers' layout and, if asked
+for, as a single file in the naming of LDM or SGM.
 
-    python tools/make_checkpoint.py --model sd15|sd21|sdxl --out DIR [--seed N]
+    python tools/make_checkpoint.py --model sd15|sd21|sdxl --out DIR [--single FILE] [--seed N]
 
 Only the architecture is real: nobody's weights are in it, and it draws nothing but noise. Parameters and tensors are
 counted and must be as many as the published models have. Tensors are written one after the other, so that SDXL's 7 GB
@@ -14,11 +15,13 @@ import struct
 import sys
 
 import torch
+from safetensors import safe_open
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, os.path.join(ROOT, "tests", "reference"))
+from single_file import single_names  # noqa: E402
 from tokenizer import byte_alphabet, learn_merges  # noqa: E402
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -174,14 +177,48 @@ def make_checkpoint(model, seed, out):
     write_json(os.path.join(out, "model_index.json"), dict(sorted(index.items())))
 
 
+def rearranged(tensors, how):
+    t = torch.cat(tensors) if how == "stack" else tensors[0]
+    return t.t() if how == "turn" else t[:, :, None, None] if how == "conv" else t
+
+
+def write_single(model, folder, path):
+    """The folder's weights in one file, in the naming of LDM or SGM (tests/reference/single_file.py), tensor by tensor."""
+    family = {"sd15": "sd1", "sd21": "sd2", "sdxl": "xl"}[model]
+    parts = ["unet", "vae"] + ["text_encoder", "text_encoder_2"][:len(MODELS[model]["texts"])]
+    files = {p: safe_open(os.path.join(folder, p, ("model" if "text" in p else "diffusion_pytorch_model") + ".safetensors"), "pt") for p in parts}
+    tower = read_config(MODELS[model]["texts"][-1][0])
+    names = single_names(family, read_config(MODELS[model]["unet"]), read_config("kl-f8-vae"), {p: dict.fromkeys(f.keys()) for p, f in files.items()},
+                         tower["num_hidden_layers"])
+    names = dict(sorted(names.items()))
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, (part, keys, how) in names.items():
+        shape = list(rearranged([torch.empty(files[part].get_slice(k).get_shape(), device="meta") for k in keys], how).shape)
+        n = 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path + ".part", "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for part, keys, how in names.values():
+            f.write(rearranged([files[part].get_tensor(k) for k in keys], how).contiguous().numpy().tobytes())
+    os.replace(path + ".part", path)
+    print(f"{path}: {len(names)} tensors, {at // 2:,} parameters")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, choices=sorted(MODELS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--out", required=True, help="the folder; if it holds a model already, that is taken")
+    parser.add_argument("--single", help="write the model in one file, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    make_checkpoint(args.model, args.seed, args.out)
+    if not os.path.exists(os.path.join(args.out, "model_index.json")):
+        make_checkpoint(args.model, args.seed, args.out)
+    if args.single:
+        write_single(args.model, args.out, args.single)
 
 
 if __name__ == "__main__":

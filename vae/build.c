@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "vae/tiny.h"
+
 const struct nn_alias vae_aliases[] = {
     {".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
 const int vae_n_aliases = sizeof vae_aliases / sizeof *vae_aliases;
@@ -62,6 +64,7 @@ int vae_build_encoder(struct nn_ctx *c, const struct vae_config *cfg, int image)
     struct shape s = nn_shape(c, image);
     int f = vae_config_factor(cfg);
     if (c->g->failed || image < 0) return -1;
+    if (cfg->tiny) return graph_fail(c->g, "a tiny autoencoder only decodes; pictures need the model's own VAE");
     if (s.c != cfg->in_channels || s.h % f || s.w % f)
         return graph_fail(c->g,
                           "the VAE takes %d channels and sizes divisible by %d, not %dx%d with %d channels",
@@ -89,6 +92,7 @@ static int decoder_body(struct nn_ctx *c, const struct vae_config *cfg, int x) {
 
 int vae_build_decoder(struct nn_ctx *c, const struct vae_config *cfg, int latent) {
     if (c->g->failed || latent < 0) return -1;
+    if (cfg->tiny) return tiny_build_decoder(c, cfg, latent);
     if (graph_shape(c->g, latent).c != cfg->latent_channels)
         return graph_fail(c->g, "the VAE takes %d latent channels, not %d", cfg->latent_channels,
                           graph_shape(c->g, latent).c);
@@ -104,7 +108,7 @@ bool vae_declare(struct nn_params *params, const struct vae_config *cfg, struct 
     struct graph *g = graph_create(NULL, TENSOR_F32);
     struct nn_ctx c = nn_begin(g, params, NULL, "");
     int f = 2 * vae_config_factor(cfg); /* the last downsampler needs more than its kernel */
-    vae_build_encoder(&c, cfg, graph_io(g, "image", (struct shape){1, f, f, cfg->in_channels}));
+    if (!cfg->tiny) vae_build_encoder(&c, cfg, graph_io(g, "image", (struct shape){1, f, f, cfg->in_channels}));
     vae_build_decoder(&c, cfg, graph_io(g, "latent", (struct shape){1, 1, 1, cfg->latent_channels}));
     nn_end(&c);
     bool ok = graph_ok(g, e);

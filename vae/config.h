@@ -6,6 +6,7 @@
 enum { VAE_MAX_LEVELS = 8 };
 
 struct vae_config {
+    bool tiny; /* a tiny autoencoder (vae/tiny.h), its decoder only: latents as the UNet has them, pictures 0..1 */
     int in_channels, out_channels, latent_channels;
     int n_levels; /* pixels per latent: 2^(n_levels-1) */
     int channels[VAE_MAX_LEVELS];

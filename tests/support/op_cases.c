@@ -121,11 +121,13 @@ const struct op_case op_cases[] = {
     {OP_UNARY, "silu", {.unary = {UNARY_SILU}}, {{2, 5, 7, 12}}},
     {OP_UNARY, "silu vector", {.unary = {UNARY_SILU}}, {V(1280)}},
     {OP_UNARY, "gelu", {.unary = {UNARY_GELU}}, {T(1, 77, 20)}},
+    {OP_UNARY, "relu", {.unary = {UNARY_RELU}}, {{2, 5, 7, 6}}},
     {OP_UNARY, "quick gelu odd", {.unary = {UNARY_QUICK_GELU}}, {T(1, 33, 5)}},
     {OP_UNARY, "quick gelu", {.unary = {UNARY_QUICK_GELU}}, {T(1, 77, 3072)}, .big = true},
     /* g, x */
     {OP_UNARY_DX, "silu", {.unary = {UNARY_SILU}}, {{2, 5, 7, 12}, {2, 5, 7, 12}}},
     {OP_UNARY_DX, "gelu", {.unary = {UNARY_GELU}}, {T(1, 77, 20), T(1, 77, 20)}},
+    {OP_UNARY_DX, "relu", {.unary = {UNARY_RELU}}, {{2, 5, 7, 6}, {2, 5, 7, 6}}},
     {OP_UNARY_DX, "quick gelu odd", {.unary = {UNARY_QUICK_GELU}}, {T(1, 33, 5), T(1, 33, 5)}},
     {OP_GEGLU, "small", {{0}}, {T(2, 33, 16)}},
     {OP_GEGLU, "2560", {{0}}, {T(1, 64, 2560)}, .big = true},
