@@ -14,8 +14,8 @@
 struct train_options {
     const char *model, *data, *out, *caption, *targets, *lr_schedule, *checkpointing, *weighting, *dtype, *log;
     struct option_list sample_prompts;
-    int steps, rank, batch, accumulate, resolution, warmup, sample_every, sample_steps, save_every, stop_after;
-    double alpha, lr, weight_decay, max_grad_norm, snr_gamma, sample_cfg;
+    int steps, rank, batch, accumulate, resolution, sample_every, sample_steps, save_every, stop_after;
+    double alpha, lr, warmup, weight_decay, max_grad_norm, snr_gamma, sample_cfg;
     uint64_t seed;
     bool text, resume, dry_run;
 };
@@ -34,8 +34,9 @@ static const struct option rows[] = {
     {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp or all", .choices = "attn|attn-mlp|all"},
     {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
     {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate; 0 means the optimiser's own: 1 for prodigy, 0.0001 for\nlion, 0.001 for the others", 0, 10},
-    {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "constant, cosine or linear", .choices = "constant|cosine|linear"},
-    {"warmup", OPTION_INT, FIELD(warmup), "N", "steps over which the learning rate rises (none)", 0, 10000000},
+    {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "the learning rate's course: constant, linear, cosine, cosine_with_restarts,\npolynomial, inverse_sqrt, cosine_with_min_lr or warmup_stable_decay",
+     .choices = "constant|linear|cosine|cosine_with_restarts|polynomial|inverse_sqrt|cosine_with_min_lr|warmup_stable_decay"},
+    {"warmup", OPTION_NUMBER, FIELD(warmup), "X", "steps over which the learning rate rises, or below 1 a part of the run (none)", 0, 10000000},
     {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X", "weights shrink by this times the learning rate in a step", 0, 10},
     {"max-grad-norm", OPTION_NUMBER, FIELD(max_grad_norm), "X", "longer gradients are clipped; 0 never clips", 0, 1e9},
     {"weighting", OPTION_CHOICE, FIELD(weighting), "NAME", "how times count in the loss: none, min-snr or debiased",
@@ -68,13 +69,13 @@ static bool params_from(const struct train_options *o, struct train_params *p, s
     p->data = o->data, p->out = o->out, p->caption = o->caption, p->log = o->log;
     p->steps = o->steps, p->rank = o->rank, p->batch = o->batch, p->accumulate = o->accumulate, p->resolution = o->resolution;
     p->alpha = (float)o->alpha, p->lr = (float)o->lr, p->optimiser.weight_decay = (float)o->weight_decay;
-    p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->warmup = o->warmup;
+    p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->schedule.warmup = (float)o->warmup;
     p->train_text_encoder = o->text, p->seed = o->seed, p->resume = o->resume, p->stop_after = o->stop_after;
     p->sample_prompts = o->sample_prompts.items, p->n_sample_prompts = o->sample_prompts.n;
     p->sample_every = o->sample_every, p->sample_steps = o->sample_steps, p->sample_cfg = (float)o->sample_cfg;
     p->save_every = o->save_every, p->half = !strcmp(o->dtype, "f16");
     p->remat = !strcmp(o->checkpointing, "on") ? TRAIN_REMAT_ON : !strcmp(o->checkpointing, "off") ? TRAIN_REMAT_OFF : TRAIN_REMAT_AUTO;
-    return train_schedule_parse(o->lr_schedule, &p->schedule, e) && lora_selection_parse(o->targets, &p->targets, e) &&
+    return train_schedule_parse(o->lr_schedule, &p->schedule.kind, e) && lora_selection_parse(o->targets, &p->targets, e) &&
            target_weighting_parse(o->weighting, &p->weighting, e) && common_check_out("out", o->out, "safetensors", e) &&
            (!o->log || common_check_out("log", o->log, "jsonl", e));
 }
@@ -161,7 +162,7 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, e) && (engine = common_engine(&common, o.model, e)) &&
+        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, a, e) && (engine = common_engine(&common, o.model, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {
             struct train_plan plan = trainer_plan(t);

@@ -1,12 +1,25 @@
 #include "app/train_options.h"
 
 #include <stdio.h>
+#include <string.h>
+
+#include "app/common.h"
+#include "base/arena.h"
 
 #define FIELD(name) offsetof(struct train_method_options, name)
 
 static const struct option rows[] = {
     {"optimizer", OPTION_CHOICE, FIELD(optimizer), "NAME", "adamw, lion, adafactor, prodigy (finds its rate) or schedule-free",
      .choices = "adamw|lion|adafactor|prodigy|schedule-free"},
+    {"lr-cycles", OPTION_INT, FIELD(lr_cycles), "N", "how often cosine_with_restarts falls to 0 (1)", 0, 10000},
+    {"lr-power", OPTION_NUMBER, FIELD(lr_power), "X", "power of polynomial (1)", 0, 100},
+    {"lr-end", OPTION_NUMBER, FIELD(lr_end), "X", "learning rate at polynomial's end (1e-07)", 0, 10},
+    {"lr-min", OPTION_NUMBER, FIELD(lr_min), "X", "smallest part of the rate with cosine_with_min_lr and\nwarmup_stable_decay, 0 to 1 (0)", 0, 1},
+    {"lr-timescale", OPTION_NUMBER, FIELD(lr_timescale), "X", "steps of inverse_sqrt (the warm-up, else 10000)", 0, 1e9},
+    {"lr-decay", OPTION_NUMBER, FIELD(lr_decay), "X", "steps that warmup_stable_decay falls, or below 1 a part of the run (0.1)", 0, 1e9},
+    {"blocks", OPTION_TEXT, FIELD(blocks), "LIST", "only layers in these blocks learn, such as IN04,M00,OUT03-OUT05,BASE\nor up_blocks.1 (all)"},
+    {"block-rank", OPTION_TEXT, FIELD(block_rank), "LIST", "other ranks in some blocks, such as IN04=8,OUT03-OUT05=32"},
+    {"rslora", OPTION_FLAG, FIELD(rslora), NULL, "the LoRA counts alpha/sqrt(rank) instead of alpha/rank"},
     {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X", "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
     {"text-lr", OPTION_NUMBER, FIELD(text_lr), "X", "learning rate of the text encoder's LoRA (as --lr)", 0, 10},
     {"prodigy-d-coef", OPTION_NUMBER, FIELD(prodigy_d_coef), "X", "factor on the rate that Prodigy finds (1)", 0, 100},
@@ -15,6 +28,9 @@ static const struct option rows[] = {
     {"prodigy-safeguard", OPTION_FLAG, FIELD(prodigy_safeguard), NULL, "Prodigy's estimate leaves the warm-up out"},
     {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL, "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
     {"adafactor-scale", OPTION_FLAG, FIELD(adafactor_scale), NULL, "Adafactor's rate times the size of the weights"},
+    {"tensorboard", OPTION_TEXT, FIELD(tensorboard), "DIR", "write loss and learning rate for TensorBoard into this folder"},
+    {"plot", OPTION_TEXT, FIELD(plot), "FILE.png", "draw loss and learning rate at the end (beside --log, if that is given)"},
+    {"masks", OPTION_TEXT, FIELD(masks), "DIR", "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
     {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
     {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
@@ -36,9 +52,14 @@ struct train_method_options train_method_defaults(const struct train_params *p) 
 
 struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
 
-bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct error *e) {
-    (void)e;
+bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a, struct error *e) {
+    p->masks = o->masks, p->tensorboard = o->tensorboard, p->plot = o->plot;
+    if (o->plot && !common_check_out("plot", o->plot, "png", e)) return false;
+    if (p->log && !p->plot) p->plot = arena_printf(a, "%.*s.png", (int)(strrchr(p->log, '.') - p->log), p->log);
     p->optimiser.name = o->optimizer, p->lora_plus = (float)o->lora_plus, p->text_lr = (float)o->text_lr;
+    p->blocks = o->blocks, p->block_ranks = o->block_rank, p->rslora = o->rslora;
+    p->schedule.cycles = o->lr_cycles, p->schedule.power = (float)o->lr_power, p->schedule.end = (float)o->lr_end;
+    p->schedule.least = (float)o->lr_min, p->schedule.timescale = (float)o->lr_timescale, p->schedule.decay = (float)o->lr_decay;
     p->optimiser.d_coef = (float)o->prodigy_d_coef, p->optimiser.growth = (float)o->prodigy_growth;
     p->optimiser.bias_correction = o->prodigy_bias_correction, p->optimiser.safeguard = o->prodigy_safeguard;
     p->optimiser.relative_step = o->adafactor_relative, p->optimiser.scale_by_param = o->adafactor_scale;
@@ -69,9 +90,16 @@ void train_method_print(const struct train_params *p) {
     if (p->lora_plus > 0) printf(", up factors %g times as fast", (double)p->lora_plus);
     if (p->text_lr > 0) printf(", text encoder at %g", (double)p->text_lr);
     printf("\n");
+    printf("rate        %s", train_schedule_name(p->schedule.kind));
+    if (p->schedule.warmup > 0) printf(", rising over %d steps", train_schedule_warmup(&p->schedule, p->steps));
+    printf("\n");
+    if (p->blocks) printf("blocks      %s\n", p->blocks);
+    if (p->block_ranks) printf("ranks       %s, elsewhere %d\n", p->block_ranks, p->rank);
+    if (p->rslora) printf("scale       alpha/sqrt(rank)\n");
     if (p->weighting == TARGET_WEIGHT_MIN_SNR) printf("loss        min-SNR, gamma %g\n", (double)p->snr_gamma);
     if (p->weighting == TARGET_WEIGHT_DEBIASED) printf("loss        debiased estimation\n");
     print_noise(&p->noise);
+    if (p->masks) printf("loss        masked by the pictures in %s\n", p->masks);
     if (p->flip) printf("pictures    half of them mirrored\n");
     if (p->caption_dropout > 0) printf("captions    %g%% left out\n", 100 * (double)p->caption_dropout);
     if (p->dropout.network > 0) printf("dropout     %g%% of the LoRA's inner numbers\n", 100 * (double)p->dropout.network);

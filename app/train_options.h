@@ -10,13 +10,17 @@ struct train_method_options {
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;
     int pyramid_iterations;
-    const char *optimizer;
+    const char *masks, *tensorboard, *plot;
+    const char *optimizer, *blocks, *block_rank;
+    int lr_cycles;
+    double lr_power, lr_end, lr_min, lr_timescale, lr_decay;
+    bool rslora;
     double lora_plus, text_lr, prodigy_d_coef, prodigy_growth;
     bool prodigy_bias_correction, prodigy_safeguard, adafactor_relative, adafactor_scale;
 };
 struct train_method_options train_method_defaults(const struct train_params *p);
 struct option_table train_method_table(struct train_method_options *o);
-bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct error *e);
+bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a, struct error *e); /* paths from a */
 /* The lines of --dry-run: what is switched on, nothing else. */
 void train_method_print(const struct train_params *p);
 

@@ -77,6 +77,7 @@ char *os_cache_dir(struct arena *a);
 
 double os_now_seconds(void); /* monotonic, arbitrary zero */
 enum { OS_WALLCLOCK_BYTES = 32 };
+double os_wall_seconds(void); /* since 1970 */
 void os_wallclock(char out[OS_WALLCLOCK_BYTES]); /* UTC, "2026-01-31T09:05:00Z" */
 
 /* ---- Signals ---- */

@@ -18,6 +18,12 @@ double os_now_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double os_wall_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 void os_wallclock(char out[OS_WALLCLOCK_BYTES]) {
     time_t now = time(NULL);
     struct tm tm;

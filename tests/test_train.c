@@ -40,7 +40,7 @@ static struct train_params params_of(const struct bench *b, const char *targets,
     p.lr = (float)golden_number(b->golden, "lr"), p.optimiser.weight_decay = (float)golden_number(b->golden, "weight_decay");
     p.optimiser.beta1 = golden_number(b->golden, "beta1"), p.optimiser.beta2 = golden_number(b->golden, "beta2");
     p.optimiser.eps = (float)golden_number(b->golden, "eps"), p.optimiser.max_grad_norm = (float)golden_number(b->golden, "clip");
-    p.batch = b->latent.n, p.steps = b->steps, p.schedule = TRAIN_CONSTANT;
+    p.batch = b->latent.n, p.steps = b->steps, p.schedule.kind = TRAIN_CONSTANT;
     p.resolution = b->latent.w * vae_config_factor(&b->e->model->vae);
     p.remat = remat ? TRAIN_REMAT_ON : TRAIN_REMAT_OFF;
     p.train_text_encoder = b->ids[0] != NULL;

@@ -224,7 +224,7 @@ static const char *optimiser_name;
 static void set_optimiser(struct train_params *p) {
     bool own = !strcmp(optimiser_name, "prodigy"), constant = !strcmp(optimiser_name, "schedule-free");
     p->optimiser.name = optimiser_name, p->lr = own ? 1 : 1e-3f;
-    p->lora_plus = own ? 0 : 4, p->schedule = constant ? TRAIN_CONSTANT : TRAIN_COSINE;
+    p->lora_plus = own ? 0 : 4, p->schedule.kind = constant ? TRAIN_CONSTANT : TRAIN_COSINE;
 }
 
 static void test_optimisers(void **state) {
@@ -239,7 +239,7 @@ static void test_optimisers(void **state) {
     runs_refused(&p, "--lora-plus");
     p.lora_plus = 0, p.optimiser.name = "schedule-free";
     runs_refused(&p, "--lr-schedule constant");
-    p.schedule = TRAIN_CONSTANT, p.ema = 0.9f;
+    p.schedule.kind = TRAIN_CONSTANT, p.ema = 0.9f;
     runs_refused(&p, "--ema");
     p = runs_params("optimisers2"), p.text_lr = 0.1f;
     runs_refused(&p, "--train-text-encoder");
@@ -248,7 +248,7 @@ static void test_optimisers(void **state) {
 /* Adam's first step is as long as its rate, whatever the gradient: up moves from zero by exactly that. */
 static void test_rates(void **state) {
     struct train_params p = runs_params("rates");
-    p.steps = 1, p.schedule = TRAIN_CONSTANT, p.lr = 1e-3f, p.lora_plus = 16, p.text_lr = 1e-4f, p.train_text_encoder = true;
+    p.steps = 1, p.schedule.kind = TRAIN_CONSTANT, p.lr = 1e-3f, p.lora_plus = 16, p.text_lr = 1e-4f, p.train_text_encoder = true;
     runs_well(&p);
     struct st_file *f = open_file(p.out);
     float most[2] = {0}; /* UNet, text encoder */
@@ -261,6 +261,137 @@ static void test_rates(void **state) {
     }
     st_close(&f);
     assert_true(fabsf(most[0] - 16e-3f) < 16e-6f && fabsf(most[1] - 16e-4f) < 16e-6f);
+}
+
+/* --- where the LoRA lives ---------------------------------------------------------------------------------- */
+
+/* Each module's rank and alpha by the file, checked by `want` (0: there must be none). */
+static void check_ranks(const char *path, int (*want)(const char *name), float (*alpha)(int rank)) {
+    struct st_file *f = open_file(path);
+    int n = 0;
+    for (size_t i = 0; i < st_count(f); i++) {
+        const char *name = st_at(f, i)->name, *dot = strstr(name, ".lora_down");
+        size_t one;
+        if (!dot) continue;
+        n++;
+        int rank = (int)st_at(f, i)->dims[0];
+        if (rank != want(name)) fail_msg("%s has rank %d, not %d", name, rank, want(name));
+        const char *key = arena_printf(runs_arena, "%.*s.alpha", (int)(dot - name), name);
+        assert_true(fabsf(*read_all(f, key, &one) - alpha(rank)) < 1e-4f);
+    }
+    st_close(&f);
+    assert_true(n > 0);
+}
+
+static int want_blocks(const char *name) {
+    if (strstr(name, "mid_block")) return 4;
+    return strstr(name, "up_blocks_1_attentions_0") ? 8 : strstr(name, "up_blocks_1") ? 4 : 0;
+}
+static float alpha_is_rank(int rank) { return (float)rank; }
+static int want_four(const char *name) { return 4; }
+static float alpha_root(int rank) { return 2 * sqrtf((float)rank); }
+
+static void test_blocks(void **state) {
+    struct train_params p = runs_params("blocks");
+    p.steps = 1, p.blocks = "M00, up_blocks.1", p.block_ranks = "up_blocks.1.attentions.0=8";
+    runs_well(&p);
+    check_ranks(p.out, want_blocks, alpha_is_rank);
+    struct train_params all = runs_params("blocks2"), names = runs_params("blocks3");
+    all.steps = names.steps = 1, names.blocks = "IN,M00,OUT00-OUT99";
+    runs_well(&all), runs_well(&names);
+    assert_string_equal(runs_tensors_hash(all.out), runs_tensors_hash(names.out));
+    p.blocks = "M00,IN77";
+    runs_refused(&p, "no layer in \"IN77\"");
+    p.blocks = "M00,,";
+    runs_refused(&p, "no list of blocks");
+    p.blocks = NULL, p.block_ranks = "M00";
+    runs_refused(&p, "IN04=8");
+    p.block_ranks = "M00=0";
+    runs_refused(&p, "IN04=8");
+}
+
+static void test_rslora(void **state) {
+    struct train_params p = runs_params("rslora");
+    p.steps = 1, p.rslora = true, p.alpha = 2;
+    runs_well(&p);
+    check_ranks(p.out, want_four, alpha_root);
+}
+
+/* --- masks, plots, event files ------------------------------------------------------------------------------- */
+
+/* A folder with a mask of this grey for every picture; above 255: half white, half black. */
+static const char *mask_folder(int grey) {
+    struct error e = {{0}};
+    const char *folder = runs_path(arena_printf(runs_arena, "masks%d", grey));
+    assert_true(os_dir_make(folder, &e));
+    for (int i = 0; i < 3; i++) {
+        struct image im = image_create(runs_arena, RUNS_SIDE, RUNS_SIDE);
+        for (int p = 0; p < RUNS_SIDE * RUNS_SIDE * 3; p++) im.rgb[p] = (uint8_t)(grey < 256 ? grey : p / 3 % RUNS_SIDE < RUNS_SIDE / 2 ? 255 : 0);
+        assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
+    }
+    return folder;
+}
+
+static float masked_loss(int grey, const char **hash) {
+    struct train_params p = runs_params(arena_printf(runs_arena, "masked%d", grey));
+    if (grey >= 0) p.masks = mask_folder(grey);
+    struct runs_outcome o = runs_try(&p);
+    if (!o.ok) fail_msg("%s", o.e.text);
+    *hash = runs_tensors_hash(p.out);
+    return o.first_loss;
+}
+
+static void set_masks(struct train_params *p) { p->masks = mask_folder(300), p->flip = true; }
+
+/* White changes nothing, grey scales the loss, black leaves nothing to learn, half counts half the pixels. */
+static void test_masks(void **state) {
+    const char *plain, *white, *grey, *black, *half;
+    float loss = masked_loss(-1, &plain);
+    assert_true(masked_loss(255, &white) == loss);
+    assert_string_equal(white, plain);
+    assert_true(fabsf(masked_loss(51, &grey) - loss * 0.2f) < 1e-5f * loss);
+    assert_true(masked_loss(0, &black) == 0);
+    float left = masked_loss(300, &half);
+    assert_true(left > 0 && left < loss);
+    resumes("masks", set_masks);
+    struct train_params p = runs_params("masks-missing");
+    p.masks = runs_path("nowhere");
+    runs_refused(&p, "has no mask");
+}
+
+/* The mirrored picture has the mirrored mask, and a latent pixel the mean of its pixels. */
+static void test_mask_pixels(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("mask-pixels");
+    set_masks(&p);
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    for (size_t i = 0; i < t->data.n * 2; i++)
+        for (int y = 0; y < t->lh; y++)
+            for (int x = 0; x < t->lw; x++) {
+                float want = (x < t->lw / 2) == (i % 2 == 0) ? 1 : 0;
+                assert_true(t->masks[(i * (size_t)t->lh + (size_t)y) * (size_t)t->lw + (size_t)x] == want);
+            }
+    trainer_destroy(&t);
+}
+
+static void set_plot(struct train_params *p) {
+    p->plot = arena_printf(runs_arena, "%s.png", p->out);
+    p->tensorboard = arena_printf(runs_arena, "%s.board", p->out);
+}
+
+/* A run in two halves draws the same picture, as the state keeps what was. */
+static void test_plot(void **state) {
+    struct error e = {{0}};
+    int w, h;
+    resumes("plot", set_plot);
+    const char *whole = runs_path("plot-whole/lora.safetensors.png");
+    runs_same_file(whole, runs_path("plot-halves/lora.safetensors.png"));
+    assert_true(image_probe(whole, &w, &h, &e) && w == 960 && h == 600);
+    struct os_entry *entries;
+    size_t n;
+    assert_true(os_dir_list(runs_arena, runs_path("plot-halves/lora.safetensors.board"), &entries, &n, &e));
+    assert_int_equal(n, 2);
 }
 
 /* Another setting is another run. */
@@ -283,7 +414,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
-        cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates), cmocka_unit_test(test_resume_refused),
+        cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),
+        cmocka_unit_test(test_plot), cmocka_unit_test(test_resume_refused),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -240,7 +240,7 @@ static void test_damaged_state(void **state) {
 
 static void test_not_a_number(void **state) {
     struct train_params p = runs_params("nan");
-    p.lr = 1e30f, p.schedule = TRAIN_CONSTANT;
+    p.lr = 1e30f, p.schedule.kind = TRAIN_CONSTANT;
     runs_refused(&p, "no longer a number");
     runs_refused(&p, "_block"); /* the node's place in the model */
     assert_string_equal(runs_files(&p), "");

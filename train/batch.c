@@ -59,10 +59,12 @@ void train_batch_draw(struct trainer *t, int accumulate) {
     int batch = p->batch, n = t->lw * t->lh * t->channels;
     size_t all = (size_t)batch * (size_t)n, versions = p->flip ? 2 : 1;
     rng_randn(&t->rng, t->noise, all);
+    size_t taken[64]; /* picture and version */
     for (int b = 0; b < batch; b++) {
         uint32_t picture = next_picture(t);
         size_t version = chance(t, p->flip ? 0.5f : 0) ? 1 : 0;
-        draw_latent(t, picture * versions + version, t->noise + b * n, t->latent + b * n);
+        taken[b] = picture * versions + version;
+        draw_latent(t, taken[b], t->noise + b * n, t->latent + b * n);
         train_condition_place(t, b, chance(t, p->caption_dropout) ? t->empty_text : t->text_of[picture], picture);
     }
     rng_randn(&t->rng, t->noise, all);
@@ -74,6 +76,7 @@ void train_batch_draw(struct trainer *t, int accumulate) {
         t->batch_seed[b] = target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(batch * accumulate);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
+        train_mask_place(t, b, (int64_t)taken[b]);
     }
     for (int i = 0; t->tape.dropout_key >= 0 && i < 2; i++) t->dropout_key[i] = (float)rng_randint(&t->dice, 1 << 24);
 }

@@ -53,6 +53,7 @@ static bool encode_pictures(struct trainer *t, struct error *err) {
         ok = ok && dataset_load(a, &t->data.samples[i], size, size, &im, err) &&
              vae_session_encode(vae, im.rgb, t->moments + i * versions * each, err);
         if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, t->moments + (i * versions + 1) * each, err);
+        ok = ok && train_mask_load(t, i, err);
         arena_destroy(&a);
         if (os_stderr_is_terminal() || i + 1 == t->data.n) log_progress("reading pictures: %zu of %zu", i + 1, t->data.n);
     }

@@ -33,7 +33,7 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
     char text[512];
     int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps, p->rank,
                      p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr,
-                     p->optimiser.beta1, p->optimiser.beta2, (double)p->optimiser.eps, p->warmup, (int)p->schedule,
+                     p->optimiser.beta1, p->optimiser.beta2, (double)p->optimiser.eps, train_schedule_warmup(&p->schedule, p->steps), (int)p->schedule.kind,
                      (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
                      (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
@@ -56,6 +56,7 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
         sha256_update(&s, d->caption, strlen(d->caption) + 1);
         sha256_update(&s, &st.bytes, sizeof st.bytes);
     }
+    if (t->masks) sha256_update(&s, t->masks, t->data.n * (p->flip ? 2 : 1) * (size_t)(t->lw * t->lh) * sizeof *t->masks);
     hash_model(t->e->model, &s);
     sha256_end(&s, hex);
 }
@@ -80,6 +81,7 @@ static void add_numbers(const struct trainer *t, struct st_writer *w) {
     snprintf(text, sizeof text, "%a", (double)t->loss_mean), st_writer_meta(w, "loss_mean", text);
     st_writer_add(w, "rng", ST_U8, 1, (int64_t[]){sizeof t->rng}, &t->rng);
     st_writer_add(w, "optimiser", ST_U8, 1, (int64_t[]){OPTIMISER_NUMBERS * sizeof(double)}, optimiser_numbers(t->optimiser));
+    st_writer_add(w, "history", ST_F32, 2, (int64_t[]){t->step, 3}, t->history);
     st_writer_add(w, "dice", ST_U8, 1, (int64_t[]){sizeof t->dice}, &t->dice);
 }
 
@@ -131,16 +133,18 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     char hex[65];
     fingerprint(t, hex);
     const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
-    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice"), *own = st_find(f, "optimiser");
+    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice"), *own = st_find(f, "optimiser"), *history = st_find(f, "history");
     if (!theirs || strcmp(theirs, hex))
         return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
                          "without --resume.", st_path(f));
     int epoch, at;
-    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice || !own ||
+    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice || !own || !history ||
+        t->step > t->params.steps || history->dtype != ST_F32 || history->bytes != (size_t)t->step * 3 * sizeof(float) ||
         own->bytes != OPTIMISER_NUMBERS * sizeof(double) ||
         rng->bytes != sizeof t->rng || dice->bytes != sizeof t->dice || (size_t)at > t->data.n_per_epoch)
         return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     memcpy(&t->rng, rng->data, sizeof t->rng);
+    memcpy(t->history, history->data, history->bytes);
     memcpy(optimiser_numbers(t->optimiser), own->data, own->bytes);
     memcpy(&t->dice, dice->data, sizeof t->dice);
     if (t->rng.next > 624 || t->dice.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
@@ -167,7 +171,6 @@ bool train_state_load(struct trainer *t, struct error *err) {
 
 static void describe(const struct trainer *t, struct metadata_params *m, struct arena *a) {
     const struct train_params *p = &t->params;
-    static const char *const schedules[] = {"constant", "cosine", "linear"};
     static const enum metadata_family families[NN_FAMILIES] = {
         [NN_FAMILY_SD2] = METADATA_SD2, [NN_FAMILY_SDXL] = METADATA_SDXL, [NN_FAMILY_SSD_1B] = METADATA_SDXL, [NN_FAMILY_VEGA] = METADATA_SDXL};
     const char *slash = strrchr(p->out, '/'), *name = slash ? slash + 1 : p->out, *dot = strrchr(name, '.');
@@ -175,10 +178,10 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
     *m = (struct metadata_params){
         .family = families[t->e->model->family], .v_prediction = v, .model_name = t->e->model->name,
         .rank = p->rank, .alpha = (double)p->alpha, .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
-        .comment = "trained with Atelier", .optimizer = optimiser_find(p->optimiser.name)->title, .lr_scheduler = schedules[p->schedule],
+        .comment = "trained with Atelier", .optimizer = optimiser_find(p->optimiser.name)->title, .lr_scheduler = train_schedule_name(p->schedule.kind),
         .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no", .lr = (double)p->lr, .unet_lr = (double)p->lr,
         .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
-        .warmup_steps = p->warmup, .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
+        .warmup_steps = train_schedule_warmup(&p->schedule, p->steps), .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->data};
     m->n_more = train_settings(p, a, &m->more);
@@ -204,7 +207,7 @@ static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *
         if (!gpu_set_read(t->adapter->data, l->down, down_rows, err) || !gpu_set_read(t->adapter->data, l->up, up_rows, err)) return false;
         lora_stack_extract(l, part, down_rows, up_rows, down, up);
         modules[i] = (struct lora_save_module){.place = {part_of(t->adapter, l->model), l->target},
-                                               .rank = part->rank, .alpha = t->params.alpha, .down = down, .up = up};
+                                               .rank = part->rank, .alpha = part->scale * (float)part->rank, .down = down, .up = up};
     }
     return true;
 }

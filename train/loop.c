@@ -18,6 +18,7 @@ static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     gpu_program_write(tape->prog, tape->target, t->batch_target);
     gpu_program_write(tape->prog, tape->seed, seed);
     train_condition_write(t);
+    if (tape->mask >= 0) gpu_program_write(tape->prog, tape->mask, t->batch_mask);
     if (tape->dropout_key >= 0) gpu_program_write(tape->prog, tape->dropout_key, t->dropout_key);
     if (!gpu_program_run(tape->prog, err)) return false;
     gpu_program_read(tape->prog, tape->loss, losses);
@@ -49,7 +50,7 @@ static bool average(struct trainer *t, struct error *err) {
 static bool update(struct trainer *t, struct train_report *r, struct error *err) {
     const struct train_params *p = &t->params;
     bool applied;
-    float lr = p->lr * train_schedule_factor(p->schedule, t->step, p->warmup, p->steps);
+    float lr = p->lr * train_schedule_factor(&p->schedule, t->step, p->steps, p->lr);
     if (!optimiser_step(t->optimiser, lr, &r->grad_norm, &applied, err)) return false;
     r->lr = optimiser_rate(t->optimiser, lr);
     if (applied) return t->overflows = 0, average(t, err);
@@ -77,6 +78,10 @@ static bool train_step(struct trainer *t, struct train_report *r, struct error *
 }
 
 static bool log_step(struct trainer *t, const struct train_report *r, struct error *err) {
+    float *h = t->history + (size_t)(r->step - 1) * 3;
+    h[0] = r->loss, h[1] = r->loss_mean, h[2] = r->lr;
+    const struct tfevents_scalar scalars[] = {{"loss/current", r->loss}, {"loss/average", r->loss_mean}, {"lr", r->lr}, {"grad_norm", r->grad_norm}};
+    if (t->events && !tfevents_write(t->events, os_wall_seconds(), r->step, scalars, 4, err)) return false;
     if (!t->log) return true;
     return jsonl_write(t->log, json_pack("{s:i,s:f,s:f,s:f,s:f}", "step", r->step, "loss", (double)r->loss, "loss_mean",
                                          (double)r->loss_mean, "lr", (double)r->lr, "grad_norm", (double)r->grad_norm), err);
@@ -116,7 +121,7 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
         if (cb && cb->report) cb->report(cb->ctx, &r);
         if (!periodic(t, err)) return false;
     }
-    if (!train_lora_save(t, t->params.out, err)) return false;
+    if (!train_lora_save(t, t->params.out, err) || !train_plot_draw(t, err)) return false;
     *finished = true;
     struct arena *a = arena_create(NULL);
     struct error ignored;
@@ -135,6 +140,7 @@ static void place_given(struct trainer *t, const struct train_given *given, size
                            (float)(t->params.batch * t->params.accumulate);
         target_add_noise(t->schedule, time, t->batch_x + b * n, latent, noise, n);
         target_make(t->schedule, time, t->batch_target + b * n, latent, noise, n);
+        train_mask_place(t, (int)b, -1);
     }
     train_condition_given(t, given, at);
 }

@@ -47,6 +47,17 @@ static void add_noise(struct list *l, const struct train_params *p) {
     flag(l, "ss_debiased_estimation", p->weighting == TARGET_WEIGHT_DEBIASED);
 }
 
+static void add_schedule(struct list *l, const struct train_schedule_params *s) {
+    if (s->kind == TRAIN_COSINE_RESTARTS) add(l, "ss_lr_scheduler_num_cycles", arena_printf(l->a, "%d", s->cycles ? s->cycles : 1));
+    if (s->kind == TRAIN_POLYNOMIAL) {
+        real(l, "ss_lr_scheduler_power", s->power > 0 ? tidy(s->power) : 1);
+        real(l, "ss_lr_scheduler_end", s->end > 0 ? tidy(s->end) : 1e-7);
+    }
+    if (s->kind == TRAIN_INVERSE_SQRT) real(l, "ss_lr_scheduler_timescale", tidy(s->timescale));
+    if (s->kind == TRAIN_COSINE_MIN || s->kind == TRAIN_STABLE_DECAY) real(l, "ss_lr_scheduler_min_lr_ratio", tidy(s->least));
+    if (s->kind == TRAIN_STABLE_DECAY) real(l, "ss_lr_decay_steps", s->decay > 0 ? tidy(s->decay) : 0.1);
+}
+
 static void add_optimiser(struct list *l, const struct train_params *p) {
     const struct optimiser_params *o = &p->optimiser;
     add(l, "ss_optimizer_args", arena_printf(l->a, "weight_decay=%.7g max_grad_norm=%.7g d_coef=%.7g growth_rate=%.7g use_bias_correction=%d "
@@ -62,9 +73,14 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
     add_noise(&l, p);
     add_optimiser(&l, p);
+    add_schedule(&l, &p->schedule);
+    add(&l, "ss_blocks", p->blocks ? p->blocks : "None");
+    add(&l, "ss_block_ranks", p->block_ranks ? p->block_ranks : "None");
+    flag(&l, "ss_rslora", p->rslora);
     real(&l, "ss_network_dropout", tidy(p->dropout.network));
     real(&l, "ss_rank_dropout", tidy(p->dropout.rank));
     real(&l, "ss_module_dropout", tidy(p->dropout.module));
+    flag(&l, "ss_masked_loss", p->masks != NULL);
     flag(&l, "ss_flip_aug", p->flip);
     real(&l, "ss_caption_dropout_rate", tidy(p->caption_dropout));
     real(&l, "ss_ema_decay", tidy(p->ema));

@@ -1,17 +1,42 @@
 /* The adapter, the tape of a training step, the small tapes after it; their memory and programs. */
+#include <math.h>
 #include <string.h>
 
+#include "lora/block.h"
 #include "train/trainer_priv.h"
 
-static int add_layers(struct trainer *t, struct lora_stack *stack, int model, const struct nn_target_list *targets,
+/* Rank of a layer's LoRA; 0: it gets none. */
+static int layer_rank(const struct trainer *t, const struct lora_ldm *l, enum lora_part part, const char *path) {
+    const struct train_params *p = &t->params;
+    char block[LORA_BLOCK_NAME_BYTES];
+    int value = 0;
+    if (!lora_selection_has(p->targets, path)) return 0;
+    if (!p->blocks && !p->block_ranks) return p->rank;
+    lora_block_name(l, part, path, block);
+    if (p->blocks && !lora_blocks_find(p->blocks, block, path, &value)) return 0;
+    return p->block_ranks && lora_blocks_find(p->block_ranks, block, path, &value) ? value : p->rank;
+}
+
+static int add_layers(struct trainer *t, struct lora_stack *stack, int model, enum lora_part part, const struct lora_model *layers,
                       struct error *err) {
+    const struct nn_target_list *targets = layers->targets[part];
+    struct lora_ldm l;
     int n = 0;
+    lora_ldm_measure(&l, layers->targets[LORA_UNET]);
     for (int i = 0; i < targets->n; i++) {
-        if (!lora_selection_has(t->params.targets, targets->items[i].path)) continue;
-        if (!lora_stack_add_new(stack, 0, model, targets->items[i].path, t->params.rank, t->params.alpha, &t->rng, err)) return -1;
+        int rank = layer_rank(t, &l, part, targets->items[i].path);
+        float alpha = t->alpha_is_rank ? (float)rank : t->params.alpha;
+        if (!rank) continue;
+        if (t->params.rslora) alpha *= sqrtf((float)rank);
+        if (!lora_stack_add_new(stack, 0, model, targets->items[i].path, rank, alpha, &t->rng, err)) return -1;
         n++;
     }
     return n;
+}
+
+static bool check_blocks(const struct train_params *p, const struct lora_model *layers, struct error *err) {
+    return (!p->blocks || lora_blocks_check(p->blocks, false, 0, layers, err)) &&
+           (!p->block_ranks || lora_blocks_check(p->block_ranks, true, 1024, layers, err));
 }
 
 bool train_adapter_create(struct trainer *t, struct error *err) {
@@ -19,23 +44,25 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
     struct lora_stack *stack = lora_stack_create(t->arena, "The LoRA", TENSOR_F32, true, gpu_device_max_chunk(e->dev));
     struct lora_model layers = adapter_lora_model(e->model);
     int models[LORA_N_PARTS], n = 0;
+    if (!check_blocks(&t->params, &layers, err)) return false;
     for (int p = 0; p < LORA_N_PARTS; p++) {
         bool learns = layers.targets[p] && (p == LORA_UNET || t->params.train_text_encoder);
         models[p] = learns ? lora_stack_model(stack, lora_part_name((enum lora_part)p), layers.targets[p]) : -1;
     }
     lora_stack_adapter(stack);
     for (int p = 0; p < LORA_N_PARTS; p++) {
-        int added = models[p] >= 0 ? add_layers(t, stack, models[p], layers.targets[p], err) : 0;
+        int added = models[p] >= 0 ? add_layers(t, stack, models[p], (enum lora_part)p, &layers, err) : 0;
         if (added < 0) return false;
         n += added;
     }
-    if (n == 0) return error_set(err, "The model has no layer that the chosen --targets name; try --targets all.");
+    if (n == 0) return error_set(err, "The model has no layer that the chosen --targets%s name; try --targets all%s.",
+                                t->params.blocks ? " and --blocks" : "", t->params.blocks ? " or more blocks" : "");
     lora_stack_seal(stack);
     t->plan.n_layers = n;
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];
         const struct shape w = l->target->weight;
-        t->plan.n_params += (int64_t)t->params.rank * (w.n * (int64_t)w.c + w.w);
+        t->plan.n_params += (int64_t)l->parts[0].rank * (w.n * (int64_t)w.c + w.w);
     }
     for (int i = 0; i < stack->set->n_chunks; i++) t->plan.adapter_bytes += stack->set->chunk_texels[i] * 16;
     t->adapter = adapter_adopt(e, stack, models, err);
@@ -71,6 +98,8 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     struct nn_ctx c = nn_begin(g, m->unet_params, &binding->hook, "unet");
     int prediction = unet_build(&c, &m->unet, &in);
     nn_end(&c);
+    tape->mask = t->params.masks ? graph_io(g, "mask", latent) : -1;
+    if (tape->mask >= 0) prediction = graph_mul(g, prediction, tape->mask, BCAST_NONE);
     int loss = graph_mse(g, prediction, tape->target);
     tape->loss = graph_output(g, "loss", loss);
     if (!graph_ok(g, err) || !graph_grad(g, loss, tape->seed, err)) return false;

@@ -11,27 +11,8 @@
 
 struct train_params train_params_default(void) {
     return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .optimiser = {.weight_decay = 1e-2f, .max_grad_norm = 1},
-                                 .warmup = 0,
-                                 .schedule = TRAIN_COSINE, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
+                                 .schedule = {.kind = TRAIN_COSINE}, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
                                  .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
-}
-
-bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err) {
-    static const char *const names[] = {"constant", "cosine", "linear"};
-    for (int i = 0; i < 3; i++)
-        if (!strcmp(text, names[i])) {
-            *out = (enum train_schedule)i;
-            return true;
-        }
-    return error_set(err, "There is no learning-rate schedule \"%s\"; known are constant, cosine and linear.", text);
-}
-
-float train_schedule_factor(enum train_schedule s, int k, int warmup, int total) {
-    if (k < warmup) return (float)k / (float)warmup;
-    double q = total > warmup ? (double)(k - warmup) / (double)(total - warmup) : 0;
-    if (s == TRAIN_CONSTANT) return 1;
-    if (s == TRAIN_LINEAR) return (float)fmax(0, 1 - q);
-    return (float)fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * q)));
 }
 
 static bool check_params(const struct train_params *p, struct error *err) {
@@ -41,12 +22,15 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (!optimiser_params_check(&p->optimiser, err)) return false;
     if (o->one_rate && (p->lora_plus || p->text_lr))
         return error_set(err, "%s finds one rate for all parameters: --lora-plus and --text-lr do not go with it.", o->title);
-    if (o->constant_schedule && p->schedule != TRAIN_CONSTANT)
+    if (o->constant_schedule && p->schedule.kind != TRAIN_CONSTANT)
         return error_set(err, "%s does without a schedule: give --lr-schedule constant.", o->title);
     if (o->constant_schedule && p->ema > 0) return error_set(err, "%s averages by itself: leave --ema away.", o->title);
     if (!(p->lora_plus >= 0) || !(p->text_lr >= 0)) return error_set(err, "--lora-plus and --text-lr must not be negative.");
     if (p->text_lr && !p->train_text_encoder) return error_set(err, "--text-lr needs --train-text-encoder.");
-    if (!(p->lr >= 0) || p->warmup < 0) return error_set(err, "The learning rate and the warm-up must not be negative.");
+    if (!(p->lr >= 0)) return error_set(err, "The learning rate must not be negative.");
+    if (!train_schedule_check(&p->schedule, err)) return false;
+    if (train_schedule_warmup(&p->schedule, p->steps) > p->steps)
+        return error_set(err, "--warmup is longer than the run of %d steps.", p->steps);
     const struct lora_dropout *d = &p->dropout;
     if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
         return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
@@ -94,6 +78,8 @@ static void allocate(struct trainer *t) {
     t->batch_target = arena_alloc_n(t->arena, n, sizeof(float));
     t->noise = arena_alloc_n(t->arena, n, sizeof(float));
     t->latent = arena_alloc_n(t->arena, n, sizeof(float));
+    if (t->params.masks) t->batch_mask = arena_alloc_n(t->arena, n, sizeof(float));
+    t->history = arena_alloc_n(t->arena, (size_t)t->params.steps, 3 * sizeof(float));
     t->perturbed = arena_alloc_n(t->arena, n, sizeof(float));
     train_condition_allocate(t);
     t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
@@ -101,6 +87,7 @@ static void allocate(struct trainer *t) {
 }
 
 static bool open_log(struct trainer *t, struct error *err) {
+    if (t->params.tensorboard && !(t->events = tfevents_open(t->params.tensorboard, os_wall_seconds(), t->step ? t->step + 1 : 0, err))) return false;
     if (!t->params.log) return true;
     if (t->params.resume && !jsonl_cut_after(t->params.log, "step", t->step, err)) return false;
     t->log = jsonl_open(t->params.log, !t->params.resume, err);
@@ -120,9 +107,11 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     struct arena *a = arena_create(e->arena);
     struct trainer *t = arena_alloc(a, sizeof *t);
     t->arena = a, t->e = e, t->params = *p;
-    if (!t->params.alpha) t->params.alpha = (float)t->params.rank;
+    t->alpha_is_rank = !t->params.alpha;
+    if (t->alpha_is_rank) t->params.alpha = (float)t->params.rank;
     const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
     if (!p->lr && o) t->params.lr = o->lr;
+    t->params.schedule.early = o && o->constant_schedule;
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
     if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
@@ -163,6 +152,7 @@ void trainer_destroy(struct trainer **p) {
     adapter_close(&t->adapter);
     schedule_destroy(&t->schedule);
     jsonl_close(&t->log);
+    tfevents_close(&t->events);
     struct arena *a = t->arena;
     arena_destroy(&a);
 }

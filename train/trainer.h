@@ -8,8 +8,8 @@
 #include "lora/select.h"
 #include "train/dataset.h"
 #include "train/optimiser.h"
+#include "train/schedule.h"
 
-enum train_schedule { TRAIN_CONSTANT, TRAIN_COSINE, TRAIN_LINEAR };
 enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
 
 struct train_params {
@@ -21,9 +21,10 @@ struct train_params {
     float lora_plus;        /* rate of the up factors over that of the down factors; 0: the same. Hayou et al. 2024 */
     float text_lr;          /* rate of the text encoders' LoRA; 0: lr */
     struct optimiser_params optimiser;
-    int warmup;
-    enum train_schedule schedule;
+    struct train_schedule_params schedule;
     enum lora_selection targets;
+    const char *blocks, *block_ranks; /* lists of lora/block.h; NULL: everywhere, `rank` */
+    bool rslora;                      /* the LoRA counts alpha/sqrt(rank). Kalajdzievski 2023 */
     bool train_text_encoder;
     enum target_weighting weighting;
     float snr_gamma;
@@ -41,13 +42,13 @@ struct train_params {
     bool resume;
     int stop_after; /* steps to do in this run; 0: all. The state is kept for --resume */
     const char *log; /* JSONL; NULL: none */
+    const char *tensorboard; /* folder for an event file; NULL: none */
+    const char *plot;        /* PNG of loss and learning rate, drawn when the run is over; NULL: none */
+    const char *masks;       /* folder of a picture of the same name per picture: what is dark counts less; NULL: none */
     bool half;       /* write the file in f16 */
 };
 /* The defaults of the recipe; callers change what the user set. */
 struct train_params train_params_default(void);
-bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err);
-/* Factor on the learning rate at step k (from 0): formats of diffusers' get_scheduler. */
-float train_schedule_factor(enum train_schedule s, int k, int warmup, int total);
 
 /* What a run will do and take, before it does it. */
 struct train_plan {

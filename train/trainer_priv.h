@@ -2,6 +2,7 @@
 #include "base/rng.h"
 #include "engine/generate.h"
 #include "io/jsonl.h"
+#include "io/tfevents.h"
 #include "train/trainer.h"
 
 /* The training step as one tape; gradient sums and moving averages as small ones. */
@@ -13,6 +14,7 @@ struct train_tape {
     int ids[MODEL_MAX_TEXTS], ends, sizes;       /* -1 where they do not; ends and sizes: SDXL */
     struct lora_binding bindings[LORA_N_PARTS];
     int dropout_key; /* -1 without dropout */
+    int mask;        /* -1 without masks */
     bool remat;
 };
 struct bank_tapes {
@@ -61,6 +63,7 @@ struct trainer {
     int order_at, epoch;
     int step;         /* optimiser steps done */
     float loss_scale;
+    bool alpha_is_rank; /* --alpha was not given: every layer takes its own rank */
     int overflows; /* steps left out in a row */
     float loss_mean;
     float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent, *perturbed;
@@ -70,6 +73,10 @@ struct trainer {
     void **shown;
     struct generator *samples;
     struct jsonl *log;
+    struct tfevents *events;
+    float *history; /* [steps][3]: loss, its moving mean, learning rate */
+    float *masks;   /* [pictures][1, with flip 2][h][w], 0..1; NULL: none */
+    float *batch_mask; /* [b][h][w][c]: their roots */
 };
 
 /* cache.c */
@@ -97,6 +104,12 @@ float train_ema_decay(float most, int k);
 /* settings.c: every setting as metadata, in a fixed order. What changes here makes another run. */
 struct metadata_pair;
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out);
+/* plot.c */
+bool train_plot_draw(struct trainer *t, struct error *err);
+/* mask.c */
+bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
+/* The root of a picture's mask for slot b, also over the slot's target; picture -1: everything counts. */
+void train_mask_place(struct trainer *t, int b, int64_t picture);
 /* checkpoint.c */
 bool train_state_save(struct trainer *t, struct error *err);
 bool train_state_load(struct trainer *t, struct error *err);

@@ -1,0 +1,61 @@
+/* Masked loss, kohya's: a picture's squared errors are multiplied by a mask of its size, averaged to latent pixels; the
+ * mean is still over all pixels. Prediction and target are both multiplied by the mask's root. */
+#include <math.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "base/path.h"
+#include "base/text.h"
+#include "train/trainer_priv.h"
+
+static const char *find_mask(struct arena *a, const char *folder, const char *picture) {
+    static const char *const endings[] = {"png", "jpg", "jpeg", "webp", "PNG", "JPG", "JPEG", "WEBP"};
+    const char *stem = path_base(path_stem(a, picture));
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+        const char *path = arena_printf(a, "%s/%s.%s", folder, stem, endings[i]);
+        if (os_path_is_file(path)) return path;
+    }
+    return NULL;
+}
+
+/* Means of the red channel over the pixels of each latent pixel. */
+static void average(const struct image *im, int lw, int lh, float *dst) {
+    int f = im->w / lw;
+    for (int y = 0; y < lh; y++)
+        for (int x = 0; x < lw; x++) {
+            double sum = 0;
+            for (int k = 0; k < f * f; k++) sum += im->rgb[((size_t)(y * f + k / f) * (size_t)im->w + (size_t)(x * f + k % f)) * 3];
+            dst[y * lw + x] = (float)(sum / (255.0 * f * f));
+        }
+}
+
+bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
+    const struct dataset_sample *s = &t->data.samples[picture];
+    size_t each = (size_t)(t->lw * t->lh), versions = t->params.flip ? 2 : 1;
+    int size = t->plan.resolution;
+    if (!t->params.masks) return true;
+    if (!t->masks) t->masks = arena_alloc_n(t->arena, t->data.n * versions, each * sizeof(float));
+    struct arena *a = arena_create(NULL);
+    struct dataset_sample mask = *s;
+    struct image im;
+    mask.path = find_mask(a, t->params.masks, s->path);
+    bool ok = mask.path ? dataset_load(a, &mask, size, size, &im, err)
+                        : error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(s->path), TEXT_SHOW(t->params.masks));
+    if (ok) average(&im, t->lw, t->lh, t->masks + picture * versions * each);
+    if (ok && t->params.flip) {
+        im = image_flip_horizontal(a, &im);
+        average(&im, t->lw, t->lh, t->masks + (picture * versions + 1) * each);
+    }
+    arena_destroy(&a);
+    return ok;
+}
+
+void train_mask_place(struct trainer *t, int b, int64_t version) {
+    int pixels = t->lw * t->lh, c = t->channels;
+    if (t->tape.mask < 0) return;
+    float *mask = t->batch_mask + (size_t)b * (size_t)(pixels * c), *target = t->batch_target + (size_t)b * (size_t)(pixels * c);
+    for (int i = 0; i < pixels; i++) {
+        float root = version < 0 ? 1 : sqrtf(t->masks[version * pixels + i]);
+        for (int k = 0; k < c; k++) mask[i * c + k] = root, target[i * c + k] *= root;
+    }
+}
