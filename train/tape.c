@@ -2,25 +2,24 @@
 #include <math.h>
 #include <string.h>
 
-#include "lora/block.h"
+#include "lora/select_blocks.h"
 #include "train/trainer_priv.h"
 
 /* Rank of a layer's LoRA; 0: it gets none. */
-static int layer_rank(const struct trainer *t, const struct lora_ldm *l, enum lora_part part, const char *path) {
+static int layer_rank(const struct trainer *t, const struct unet_ldm *l, enum lora_part part, const char *path) {
     const struct train_params *p = &t->params;
-    char block[LORA_BLOCK_NAME_BYTES];
     int value = 0;
     if (!lora_selection_has(p->targets, path)) return 0;
     if (!p->blocks && !p->block_ranks) return p->rank;
-    lora_block_name(l, part, path, block);
-    if (p->blocks && !lora_blocks_find(p->blocks, block, path, &value)) return 0;
-    return p->block_ranks && lora_blocks_find(p->block_ranks, block, path, &value) ? value : p->rank;
+    int block = lora_block_of(l, part, path);
+    if (p->blocks && !lora_select_block(p->blocks, block, path, &value)) return 0;
+    return p->block_ranks && lora_select_block(p->block_ranks, block, path, &value) ? value : p->rank;
 }
 
 static int add_layers(struct trainer *t, struct lora_stack *stack, int model, enum lora_part part, const struct lora_model *layers,
                       struct error *err) {
     const struct nn_target_list *targets = layers->targets[part];
-    struct lora_ldm l;
+    struct unet_ldm l;
     int n = 0;
     lora_ldm_measure(&l, layers->targets[LORA_UNET]);
     for (int i = 0; i < targets->n; i++) {
@@ -35,8 +34,8 @@ static int add_layers(struct trainer *t, struct lora_stack *stack, int model, en
 }
 
 static bool check_blocks(const struct train_params *p, const struct lora_model *layers, struct error *err) {
-    return (!p->blocks || lora_blocks_check(p->blocks, false, 0, layers, err)) &&
-           (!p->block_ranks || lora_blocks_check(p->block_ranks, true, 1024, layers, err));
+    return (!p->blocks || lora_select_blocks_check(p->blocks, false, 0, layers, err)) &&
+           (!p->block_ranks || lora_select_blocks_check(p->block_ranks, true, 1024, layers, err));
 }
 
 bool train_adapter_create(struct trainer *t, struct error *err) {

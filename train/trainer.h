@@ -23,7 +23,7 @@ struct train_params {
     struct optimiser_params optimiser;
     struct train_schedule_params schedule;
     enum lora_selection targets;
-    const char *blocks, *block_ranks; /* lists of lora/block.h; NULL: everywhere, `rank` */
+    const char *blocks, *block_ranks; /* lists of lora/select_blocks.h; NULL: everywhere, `rank` */
     bool rslora;                      /* the LoRA counts alpha/sqrt(rank). Kalajdzievski 2023 */
     bool train_text_encoder;
     enum target_weighting weighting;
