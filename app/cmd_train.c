@@ -97,7 +97,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
-    print_bytes("text encoder", p->text_bytes, o->text ? "" : ", only while captions are read");
+    print_bytes("text encoder", p->text_bytes, o->text || p->text_stays ? "" : ", only while captions are read");
     print_bytes("VAE", p->vae_bytes, ", only while pictures are read");
     print_bytes("LoRA", p->adapter_bytes, "");
     print_bytes("gradients", p->gradient_bytes, "");

@@ -33,6 +33,9 @@ static const struct option rows[] = {
     {"masks", OPTION_TEXT, FIELD(masks), "DIR", "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
     {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
+    {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL, "a caption's comma-separated tags in another order each time; the text\nencoder then stays on the device"},
+    {"tag-dropout", OPTION_NUMBER, FIELD(tag_dropout), "X", "part of the tags left out each time, 0 to 1 (none); likewise", 0, 1},
+    {"keep-tokens", OPTION_INT, FIELD(keep_tokens), "N", "so many tags stay in front and are never left out (none)", 0, 1000},
     {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
     {"rank-dropout", OPTION_NUMBER, FIELD(rank_dropout), "X", "part of the ranks dropped per picture, 0 to below 1 (none)", 0, 1},
     {"module-dropout", OPTION_NUMBER, FIELD(module_dropout), "X", "part of the layers that go without LoRA in a step, 0 to below 1 (none)", 0, 1},
@@ -63,6 +66,7 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->optimiser.d_coef = (float)o->prodigy_d_coef, p->optimiser.growth = (float)o->prodigy_growth;
     p->optimiser.bias_correction = o->prodigy_bias_correction, p->optimiser.safeguard = o->prodigy_safeguard;
     p->optimiser.relative_step = o->adafactor_relative, p->optimiser.scale_by_param = o->adafactor_scale;
+    p->captions = (struct caption_params){o->shuffle_captions, o->keep_tokens, (float)o->tag_dropout};
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
@@ -101,6 +105,8 @@ void train_method_print(const struct train_params *p) {
     print_noise(&p->noise);
     if (p->masks) printf("loss        masked by the pictures in %s\n", p->masks);
     if (p->flip) printf("pictures    half of them mirrored\n");
+    if (p->captions.shuffle) printf("captions    tags shuffled, the first %d kept\n", p->captions.keep);
+    if (p->captions.tag_dropout > 0) printf("captions    %g%% of the tags left out\n", 100 * (double)p->captions.tag_dropout);
     if (p->caption_dropout > 0) printf("captions    %g%% left out\n", 100 * (double)p->caption_dropout);
     if (p->dropout.network > 0) printf("dropout     %g%% of the LoRA's inner numbers\n", 100 * (double)p->dropout.network);
     if (p->dropout.rank > 0) printf("dropout     %g%% of its ranks\n", 100 * (double)p->dropout.rank);

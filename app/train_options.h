@@ -6,6 +6,9 @@
 #include "train/trainer.h"
 
 struct train_method_options {
+    bool shuffle_captions;
+    int keep_tokens;
+    double tag_dropout;
     bool flip, noise_offset_random, input_perturbation_random;
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;

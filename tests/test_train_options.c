@@ -92,6 +92,36 @@ static void test_caption_dropout(void **state) {
     runs_refused(&p, "--caption-dropout");
 }
 
+static void set_tags(struct train_params *p) {
+    p->captions = (struct caption_params){.shuffle = true, .keep = 1, .tag_dropout = 0.3f};
+    p->data = runs_path("tags");
+}
+static void set_same_tags(struct train_params *p) {
+    p->captions = (struct caption_params){.shuffle = true, .keep = 9};
+}
+
+/* The text encoder on the tape says what it said when captions were encoded beforehand. */
+static void test_tags(void **state) {
+    static const char *const captions[] = {"red fox, sitting, grass, sun", "house, small, white, hill", "car, blue, road, fast"};
+    struct error e = {{0}};
+    const char *folder = runs_path("tags");
+    assert_true(os_dir_make(folder, &e));
+    for (int i = 0; i < 3; i++) {
+        struct os_map m;
+        assert_true(os_file_map(&m, arena_printf(runs_arena, "%s/%d.png", runs_pictures(), i), &e));
+        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.png", folder, i), m.data, m.bytes, &e));
+        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.txt", folder, i), captions[i], strlen(captions[i]), &e));
+        os_file_unmap(&m);
+    }
+    resumes("tags-run", set_tags);
+    struct train_params still = runs_params("tags-still"), plain = runs_params("tags-plain");
+    set_same_tags(&still);
+    struct runs_outcome a = runs_try(&still), b = runs_try(&plain);
+    assert_true(a.ok && b.ok && fabsf(a.last_loss - b.last_loss) < 1e-4f * b.last_loss);
+    still = runs_params("tags-bad"), still.captions.keep = 2;
+    runs_refused(&still, "--keep-tokens");
+}
+
 /* --- pictures ------------------------------------------------------------------------------------------- */
 
 static void set_flip(struct train_params *p) { p->flip = true; }
@@ -412,7 +442,7 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
+        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
         cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),

@@ -47,6 +47,19 @@ static bool chance(struct trainer *t, float rate) {
     return u < rate;
 }
 
+/* Index of the text that the slot gets: a varied one lies behind the cached ones. */
+static int choose_text(struct trainer *t, int slot, uint32_t picture) {
+    const struct model *m = t->e->model;
+    char caption[CAPTION_MAX_BYTES];
+    struct tokenizer_cut cut;
+    if (chance(t, t->params.caption_dropout)) return t->empty_text;
+    if (!caption_varies(&t->params.captions)) return t->text_of[picture];
+    caption_vary(&t->params.captions, &t->dice, t->data.samples[picture].caption, caption);
+    for (int i = 0; i < m->n_texts; i++)
+        tokenizer_encode_window(m->texts[i].tokenizer, caption, t->ids[i] + (t->n_texts + slot) * t->tokens, &cut);
+    return t->n_texts + slot;
+}
+
 /* The second noise of input perturbation goes into the noised picture alone, not into the target. */
 static const float *perturb(struct trainer *t, size_t n) {
     if (!(t->params.noise.perturbation > 0)) return t->noise;
@@ -65,7 +78,7 @@ void train_batch_draw(struct trainer *t, int accumulate) {
         size_t version = chance(t, p->flip ? 0.5f : 0) ? 1 : 0;
         taken[b] = picture * versions + version;
         draw_latent(t, taken[b], t->noise + b * n, t->latent + b * n);
-        train_condition_place(t, b, chance(t, p->caption_dropout) ? t->empty_text : t->text_of[picture], picture);
+        train_condition_place(t, b, choose_text(t, b, picture), picture);
     }
     rng_randn(&t->rng, t->noise, all);
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);

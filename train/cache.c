@@ -82,7 +82,7 @@ static void collect_texts(struct trainer *t, const char **texts) {
         if (t->empty_text < 0) texts[t->empty_text = t->n_texts++] = "";
     }
     const struct model *m = t->e->model;
-    for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)t->n_texts * (size_t)t->tokens, sizeof *t->ids[i]);
+    for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)(t->n_texts + t->params.batch) * (size_t)t->tokens, sizeof *t->ids[i]);
     for (int k = 0; k < t->n_texts; k++) {
         struct tokenizer_cut cut;
         for (int i = 0; i < m->n_texts; i++) tokenizer_encode_window(m->texts[i].tokenizer, texts[k], t->ids[i] + k * t->tokens, &cut);
@@ -110,5 +110,5 @@ static bool encode_texts(struct trainer *t, struct error *err) {
 bool train_cache_build(struct trainer *t, struct error *err) {
     const char **texts = arena_alloc_n(t->arena, t->data.n + 1, sizeof *texts);
     collect_texts(t, texts);
-    return encode_pictures(t, err) && (t->params.train_text_encoder || encode_texts(t, err));
+    return encode_pictures(t, err) && (t->text_on_tape || encode_texts(t, err));
 }

@@ -21,21 +21,23 @@ void train_condition_allocate(struct trainer *t) {
     c->sample = arena_alloc_n(t->arena, b * (size_t)(t->lw * t->lh), (size_t)m->unet.in_channels * sizeof(float));
 }
 
-/* A text encoder that learns: token ids in, what the UNet reads out. */
+/* A text encoder that learns, or whose captions change all the time: token ids in, what the UNet reads out. */
 static struct clip_outputs text_encoder(struct trainer *t, struct graph *g, int which) {
     struct train_tape *tape = &t->tape;
     const struct model *m = t->e->model;
     const struct model_text *text = &m->texts[which];
     bool pooled = model_pooled_dim(m) && which + 1 == m->n_texts;
     struct lora_binding *binding = &tape->bindings[LORA_TEXT + which];
-    lora_stack_bind_with(t->adapter->stack, t->adapter->models[LORA_TEXT + which], g, tape->strength, binding);
-    train_dropout_add(t, binding);
+    if (t->params.train_text_encoder) {
+        lora_stack_bind_with(t->adapter->stack, t->adapter->models[LORA_TEXT + which], g, tape->strength, binding);
+        train_dropout_add(t, binding);
+    }
     tape->ids[which] = graph_io(g, text->part, (struct shape){t->params.batch, 1, t->tokens, 1});
     if (pooled) tape->ends = graph_io(g, "ends", (struct shape){t->params.batch, 1, 1, 1});
     struct clip_inputs in = {tape->ids[which], pooled ? tape->ends : -1};
     struct clip_params cp = engine_clip_params(m, 0);
     struct clip_outputs out = {-1, -1};
-    struct nn_ctx c = nn_begin(g, text->params, &binding->hook, text->part);
+    struct nn_ctx c = nn_begin(g, text->params, t->params.train_text_encoder ? &binding->hook : NULL, text->part);
     clip_build(&c, &text->cfg, &in, &cp, &out);
     nn_end(&c);
     return out;
@@ -47,7 +49,7 @@ void train_condition_build(struct trainer *t, struct graph *g, struct unet_input
     struct shape vector = {t->params.batch, 1, 1, m->unet.added_dim};
     tape->context = tape->added = tape->sizes = tape->ends = tape->ids[0] = tape->ids[1] = -1;
     in->added = in->time_cond = -1;
-    if (!t->params.train_text_encoder) {
+    if (!t->text_on_tape) {
         in->context = tape->context = graph_io(g, "context", (struct shape){t->params.batch, 1, t->tokens, t->width});
         if (vector.c) in->added = tape->added = graph_io(g, "added", vector);
         return;
@@ -107,7 +109,7 @@ void train_condition_given(struct trainer *t, const struct train_given *given, s
     for (int b = 0; b < t->params.batch; b++) {
         size_t image = at + (size_t)b;
         const float *sizes = m->unet.added_dim ? given->time_ids + image * N_SIZES : NULL;
-        if (!t->params.train_text_encoder) {
+        if (!t->text_on_tape) {
             memcpy(c->context + (size_t)b * each, given->context + image * each, each * sizeof(float));
             place_added(t, b, given->pooled ? given->pooled + image * n_pooled : NULL, sizes);
             continue;

@@ -82,6 +82,9 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     real(&l, "ss_module_dropout", tidy(p->dropout.module));
     flag(&l, "ss_masked_loss", p->masks != NULL);
     flag(&l, "ss_flip_aug", p->flip);
+    flag(&l, "ss_shuffle_caption", p->captions.shuffle);
+    add(&l, "ss_keep_tokens", arena_printf(a, "%d", p->captions.keep));
+    real(&l, "ss_caption_tag_dropout_rate", tidy(p->captions.tag_dropout));
     real(&l, "ss_caption_dropout_rate", tidy(p->caption_dropout));
     real(&l, "ss_ema_decay", tidy(p->ema));
     *out = l.items;

@@ -113,7 +113,7 @@ static int bindings(struct trainer *t, struct gpu_binding *b) {
     struct model *m = t->e->model;
     int n = 0;
     b[n++] = (struct gpu_binding){m->unet_params->set, SET_DATA, t->e->parts[ENGINE_UNET]};
-    for (int i = 0; t->params.train_text_encoder && i < m->n_texts; i++)
+    for (int i = 0; t->text_on_tape && i < m->n_texts; i++)
         b[n++] = (struct gpu_binding){m->texts[i].params->set, SET_DATA, t->e->parts[ENGINE_TEXT + i]};
     b[n++] = (struct gpu_binding){set, SET_DATA, t->adapter->data};
     b[n++] = (struct gpu_binding){set, SET_GRAD, t->grad};
@@ -181,7 +181,7 @@ static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error 
 /* Bytes on the device beside the tape: weights that stay, banks of the adapter. */
 static int64_t resident_bytes(const struct trainer *t) {
     const struct train_plan *p = &t->plan;
-    return p->unet_bytes + (t->params.train_text_encoder ? p->text_bytes : 0) + p->adapter_bytes + p->gradient_bytes + p->moment_bytes +
+    return p->unet_bytes + (t->text_on_tape ? p->text_bytes : 0) + p->adapter_bytes + p->gradient_bytes + p->moment_bytes +
            p->average_bytes;
 }
 
@@ -230,7 +230,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     struct engine *e = t->e;
     struct tensor_set *set = t->adapter->stack->set;
     if (!engine_load(e, ENGINE_UNET, err)) return false;
-    for (int i = 0; t->params.train_text_encoder && i < e->model->n_texts; i++)
+    for (int i = 0; t->text_on_tape && i < e->model->n_texts; i++)
         if (!engine_load(e, (enum engine_part)(ENGINE_TEXT + i), err)) return false;
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;

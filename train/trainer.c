@@ -36,7 +36,7 @@ static bool check_params(const struct train_params *p, struct error *err) {
         return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
     if (!(p->caption_dropout >= 0 && p->caption_dropout <= 1)) return error_set(err, "--caption-dropout must lie from 0 to 1.");
     if (!(p->ema >= 0 && p->ema < 1)) return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
-    if (!noise_params_check(&p->noise, err)) return false;
+    if (!noise_params_check(&p->noise, err) || !caption_params_check(&p->captions, err)) return false;
     if (p->sample_every && !p->n_sample_prompts)
         return error_set(err, "--sample-every needs at least one --sample-prompt.");
     return true;
@@ -107,6 +107,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     struct arena *a = arena_create(e->arena);
     struct trainer *t = arena_alloc(a, sizeof *t);
     t->arena = a, t->e = e, t->params = *p;
+    t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions);
     t->alpha_is_rank = !t->params.alpha;
     if (t->alpha_is_rank) t->params.alpha = (float)t->params.rank;
     const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
@@ -119,6 +120,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
     t->plan.flops_per_step = gpu_graph_flops(t->tape.g) * t->params.accumulate;
+    t->plan.text_stays = t->text_on_tape;
     if (plan_only) {
         t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
         return t;

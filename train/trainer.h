@@ -6,6 +6,7 @@
 #include "diffusion/target.h"
 #include "engine/adapter.h"
 #include "lora/select.h"
+#include "train/caption.h"
 #include "train/dataset.h"
 #include "train/optimiser.h"
 #include "train/schedule.h"
@@ -31,6 +32,7 @@ struct train_params {
     struct noise_params noise;
     struct lora_dropout dropout;
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
+    struct caption_params captions;
     float caption_dropout; /* this part of the captions is left out: 0..1 */
     float ema;             /* most decay of the average that is saved and drawn instead of the weights; 0: none */
     enum train_remat remat;
@@ -60,7 +62,7 @@ struct train_plan {
     int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
-    bool remat;
+    bool remat, text_stays; /* the text encoders stay on the device */
     double flops_per_step; /* of one optimiser step */
     double step_seconds;   /* estimate from a timed product; 0: unknown. Only when planning */
     int resolution;

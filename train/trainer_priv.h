@@ -53,7 +53,8 @@ struct trainer {
     float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */
     float *contexts;  /* [texts][tokens][width], unless the text encoders train */
     float *pooled;    /* [texts][model_pooled_dim], likewise */
-    int32_t *ids[MODEL_MAX_TEXTS]; /* [texts][tokens] */
+    int32_t *ids[MODEL_MAX_TEXTS]; /* [texts, then one per slot of the batch][tokens] */
+    bool text_on_tape; /* the text encoders run in every step: they learn, or captions vary */
     float *time_ids;  /* [pictures][6]: SDXL's original size, crop and target size */
     float *extra;     /* [h][w][model_extra_channels]: everything masked; NULL: not an inpainting model */
     int *text_of;     /* picture -> text */
