@@ -203,6 +203,12 @@ static bool parse_scale_vector(const struct st_file *file, const char *name, str
     return true;
 }
 
+/* Tensor k of a bare list. */
+static bool parse_list_item(const char *name, enum lora_part part, struct lora_key *key, struct arena *a) {
+    int k = atoi(name);
+    return lora_key_parse(arena_printf(a, "%s:%d:%s", lora_part_name(part), k / 2, k % 2 ? "down" : "up"), key, a);
+}
+
 /* Vectors for words (textenc/embedding.h), alone or beside the factors. */
 static bool is_embedding(const struct st_file *file, const char *name) {
     static const char *const names[] = {"emb_params", "string_to_param.*", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1"};
@@ -220,12 +226,14 @@ static void note_dialect(struct lora_file *f, const char *dialect, int *lead) {
 static size_t collect(struct lora_file *f, struct entry *entries) {
     size_t n = 0;
     int lead = 0; /* majority vote over spellings */
+    enum lora_part part;
+    bool list = lora_position_list(f->file, &part);
     for (size_t i = 0; i < st_count(f->file); i++) {
         const struct st_tensor *t = st_at(f->file, i);
         struct lora_key *key = &entries[n].key;
         if (is_embedding(f->file, t->name)) {
             if (!f->n_embeddings++) f->first_embedding = t->name;
-        } else if (lora_key_parse(t->name, key, f->arena) || parse_scale_vector(f->file, t->name, key, f->arena)) {
+        } else if ((list && parse_list_item(t->name, part, key, f->arena)) || lora_key_parse(t->name, key, f->arena) || parse_scale_vector(f->file, t->name, key, f->arena)) {
             if (key->dialect) note_dialect(f, key->dialect, &lead);
             entries[n++].tensor = t;
         } else if (!f->n_foreign++) {

@@ -105,9 +105,9 @@ static int walk_model(const struct nn_target_list *list, const char *const *clas
     return n;
 }
 
-static bool layer_fits(const struct st_file *file, const char *part, int index, const struct nn_target *t, struct arena *a) {
-    const struct st_tensor *down = st_find(file, arena_printf(a, "%s:%d:down", part, index));
-    const struct st_tensor *up = st_find(file, arena_printf(a, "%s:%d:up", part, index));
+static bool layer_fits(const struct st_file *file, const char *part, bool list, int index, const struct nn_target *t, struct arena *a) {
+    const struct st_tensor *down = st_find(file, list ? arena_printf(a, "%d", 2 * index + 1) : arena_printf(a, "%s:%d:down", part, index));
+    const struct st_tensor *up = st_find(file, list ? arena_printf(a, "%d", 2 * index) : arena_printf(a, "%s:%d:up", part, index));
     if (!down || !up) return true; /* said of the module itself */
     return down->rank >= 2 && up->rank >= 2 && down->dims[1] == t->weight.c && up->dims[0] == t->weight.w;
 }
@@ -115,14 +115,18 @@ static bool layer_fits(const struct st_file *file, const char *part, int index, 
 /* The first layer whose factors have other sizes than the file's, or n. */
 static int walk_length(const struct st_file *file, const char *part, const struct nn_target *const *layers, int n) {
     struct arena *a = arena_create(NULL);
+    enum lora_part only;
+    bool list = lora_position_list(file, &only);
     int i = 0;
-    while (i < n && layer_fits(file, part, i, layers[i], a)) i++;
+    while (i < n && layer_fits(file, part, list, i, layers[i], a)) i++;
     arena_destroy(&a);
     return i;
 }
 
 static int count_modules(const struct st_file *file, enum lora_part wanted) {
     int n = 0;
+    enum lora_part only;
+    if (lora_position_list(file, &only)) return only == wanted ? (int)st_count(file) / 2 : 0;
     struct arena *a = arena_create(NULL);
     for (size_t i = 0; i < st_count(file); i++) {
         const char *name = st_at(file, i)->name, *end = strrchr(name, ':');
@@ -165,6 +169,22 @@ struct lora_positions *lora_positions_create(const struct st_file *file, const s
     for (int part = 0; part < LORA_N_PARTS; part++)
         follow(&p->parts[part], file, (enum lora_part)part, lora_keys_model(keys)->targets[part], a);
     return p;
+}
+
+bool lora_position_list(const struct st_file *file, enum lora_part *part) {
+    size_t n = st_count(file);
+    int64_t width = 0;
+    *part = LORA_TEXT;
+    if (n < 2 || n % 2 || n > 2 * MAX_MODULES) return false;
+    for (size_t i = 0; i < n; i++) {
+        const struct st_tensor *t = st_at(file, i);
+        size_t digits = strspn(t->name, "0123456789");
+        if (!digits || t->name[digits] || digits > 6 || (size_t)atoi(t->name) >= n || t->rank < 2) return false;
+        int64_t wide = t->dims[atoi(t->name) % 2]; /* up [out,r], down [r,in] */
+        if (width && wide != width) *part = LORA_UNET;
+        width = wide;
+    }
+    return true;
 }
 
 bool lora_position_parse(const char *module, enum lora_part *part, int *index) {

@@ -17,6 +17,10 @@ bool lora_positions_find(const struct lora_positions *p, const char *module, str
 /* Why a part's numbers cannot be followed, as a clause about one of its modules; NULL where they can. */
 const char *lora_positions_why(const struct lora_positions *p, const char *module);
 
+/* The oldest form is a bare list that torch.save wrote, one part per file: up, down, up, down, ... Whether the file is one,
+ * and of which part: all layers of a text encoder's attention have one width, those of a UNet do not. */
+bool lora_position_list(const struct st_file *file, enum lora_part *part);
+
 /* "unet:12" -> 12 and the part; false for other names. */
 bool lora_position_parse(const char *module, enum lora_part *part, int *index);
 

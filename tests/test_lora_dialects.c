@@ -125,7 +125,7 @@ static void compare_probe(const char *name, const struct lora_module *m, const s
 }
 
 static void test_spellings(void **state) {
-    static const struct { const char *model, *name, *dialect; bool folder; int n_embeddings; } rows[] = {
+    static const struct { const char *model, *name, *dialect; bool folder; int n_embeddings; const char *ending; } rows[] = {
         {"mini-sd1", "kohya", "kohya"},
         {"mini-sd1", "diffusers", "peft"},
         {"mini-sd1", "diffusers-old", "diffusers"},
@@ -134,6 +134,8 @@ static void test_spellings(void **state) {
         {"mini-sd1", "peft-text", "peft", .folder = true},
         {"mini-sd1", "cloneofsimo", "cloneofsimo", .n_embeddings = 1},
         {"mini-sd1", "cloneofsimo-extended", "cloneofsimo", .n_embeddings = 1},
+        {"mini-sd1", "cloneofsimo-list.unet", "cloneofsimo", .ending = "pt"},
+        {"mini-sd1", "cloneofsimo-list.text_encoder", "cloneofsimo", .ending = "pt"},
         {"mini-sd1", "comfy", "peft"},
         {"mini-sd1", "lycoris", "kohya"},
         {"mini-sdxl", "sdxl-kohya", "kohya"},
@@ -144,7 +146,8 @@ static void test_spellings(void **state) {
         struct error e = {0};
         lora_test_model_mini(&m, rows[i].model);
         const char *base = arena_printf(m.arena, "%s/tests/data/dialects/%s", ATELIER_SOURCE_DIR, rows[i].name);
-        struct lora_file *f = lora_file_open(rows[i].folder ? base : arena_printf(m.arena, "%s.safetensors", base), m.keys, &e);
+        struct lora_file *f = lora_file_open(
+            rows[i].folder ? base : arena_printf(m.arena, "%s.%s", base, rows[i].ending ? rows[i].ending : "safetensors"), m.keys, &e);
         struct st_file *golden = f ? st_open(arena_printf(m.arena, "%s.golden.safetensors", base), &e) : NULL;
         if (!golden) fail_msg("%s", e.text);
         if (f->n_by_status[LORA_MATCHED] != f->n_modules || f->n_foreign || f->n_embeddings != rows[i].n_embeddings)

@@ -14,6 +14,7 @@
 #include "base/rng.h"
 #include "engine/adapter.h"
 #include "engine/merge.h"
+#include "io/json.h"
 #include "lora/delta.h"
 #include "lora/save.h"
 
@@ -161,6 +162,47 @@ static void folders_and_files(void **state) {
     }
 }
 
+/* Shards stay shards; copies of the weights that lie beside them would be stale and stay behind. */
+static void shards_stay_shards(void **state) {
+    struct arena *a = arena_create(NULL);
+    struct error e = {0};
+    struct model *base = must_open(golden_path(a, "file-sd1"), NULL);
+    struct merge_lora loras[] = {{write_lora(a, base), 0.5f}, {write_lora(a, base), 0}};
+    const char *out = scratch_path("cut"), *again = scratch_path("cut-merged");
+    struct merge_params p = {&loras[1], 1, out};
+    struct merge_result r;
+    if (!model_merge(base, &p, &r, &e)) fail_msg("%s", e.text);
+    const char *whole = arena_printf(a, "%s/unet/diffusion_pytorch_model.safetensors", out);
+    struct st_file *f = st_open(whole, &e);
+    assert_non_null(f);
+    json_t *map = json_object();
+    for (int shard = 0; shard < 2; shard++) {
+        struct st_writer *w = st_writer_create();
+        const char *name = shard ? "b.safetensors" : "a.safetensors";
+        for (size_t i = (size_t)shard; i < st_count(f); i += 2) {
+            const struct st_tensor *t = st_at(f, i);
+            st_writer_add(w, t->name, t->dtype, t->rank, t->dims, t->data);
+            json_object_set_new(map, t->name, json_string(name));
+        }
+        if (!st_writer_save(w, arena_printf(a, "%s/unet/%s", out, name), &e)) fail_msg("%s", e.text);
+        st_writer_destroy(&w);
+    }
+    json_t *index = json_pack("{s:{}, s:o}", "metadata", "weight_map", map);
+    assert_true(json_file_save(arena_printf(a, "%s/unet/diffusion_pytorch_model.safetensors.index.json", out), index, 0, &e));
+    json_decref(index);
+    st_close(&f);
+    assert_true(os_file_rename(whole, arena_printf(a, "%s/unet/diffusion_pytorch_model.old.safetensors", out), &e));
+    struct model *cut = must_open(out, NULL);
+    p = (struct merge_params){loras, 1, again};
+    if (!model_merge(cut, &p, &r, &e)) fail_msg("%s", e.text);
+    struct model *merged = must_open(again, NULL);
+    expect_merged(a, base, merged, loras, 1);
+    assert_true(os_path_is_file(arena_printf(a, "%s/unet/b.safetensors", again)));
+    assert_false(os_path_is_file(arena_printf(a, "%s/unet/diffusion_pytorch_model.old.safetensors", again)));
+    model_close(&base), model_close(&cut), model_close(&merged);
+    arena_destroy(&a);
+}
+
 static void expect_refusal(const struct model *m, const struct merge_lora *lora, const char *out, const char *says) {
     struct merge_params p = {lora, 1, out};
     struct merge_result r;
@@ -185,6 +227,6 @@ static void refusals_leave_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(folders_and_files), cmocka_unit_test(refusals_leave_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(folders_and_files), cmocka_unit_test(shards_stay_shards), cmocka_unit_test(refusals_leave_nothing)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

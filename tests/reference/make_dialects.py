@@ -215,7 +215,7 @@ def peft_folder(golden, out, part, paths, name, **settings):
     finish(out, name, probes_of(pipe), len(paths))
 
 
-def numbered(golden, out, name, ff_last, classes):
+def numbered(golden, out, name, ff_last, classes, lists=False):
     """cloneofsimo's lora_diffusion.lora: modules by number, in the order of named_modules() inside the classes listed.
     Before diffusers 0.13 the feed-forward came before the second attention."""
     names, state, meta, probes = {}, {}, {}, {}
@@ -242,6 +242,13 @@ def numbered(golden, out, name, ff_last, classes):
             state[f"{part}:{i}:down"], state[f"{part}:{i}:up"] = down.half(), up.half()
             meta[f"{part}:{i}:rank"] = str(golden.rank)
         probes.update(probes_by_hand(part, factors))
+    if lists:  # the oldest form: torch.save of [up, down, up, down, ...], a file per part
+        for part in names:
+            weights = [state[f"{part}:{i}:{side}"] for i in range(len(names[part])) for side in ("up", "down")]
+            path = os.path.join(out, f"{name}.{part}.pt")
+            torch.save(weights, path)
+            finish(out, f"{name}.{part}", {k: v for k, v in probes.items() if k.startswith(part + ".")}, len(names[part]))
+        return
     state["<s1>"], meta["<s1>"] = torch.zeros(32), "<embed>"
     save(out, name, state, meta)
     finish(out, name, probes, sum(len(p) for p in names.values()))
@@ -352,6 +359,7 @@ def main():
     numbered(sd1, out, "cloneofsimo-extended", True, new)
     comfy(sd1, out)
     lycoris_wrapper(sd1, out)
+    numbered(sd1, out, "cloneofsimo-list", False, old, lists=True)
     sdxl = Golden("mini-sdxl", StableDiffusionXLPipeline, options.data, options.seed, options.rank)
     sdxl_kohya(sdxl, out)
     b_lora(sdxl, out)
