@@ -36,7 +36,7 @@ static bool convert(const char *path, const struct convert_options *o, struct ar
     struct lora_keys *keys = lora_keys_create(&layers);
     struct lora_file *f = lora_file_open(path, keys, e);
     bool ok = f && lora_file_require_match(f, keys, e) && lora_convert(f, keys, &p, o->out, a, &result, e);
-    if (ok) printf("%s: %d modules in %s's spelling\n", o->out, result.n_modules, o->to);
+    if (ok) printf("%s: %d modules in the spelling of %s\n", o->out, result.n_modules, o->to);
     if (ok && result.left_out) printf("left out      %d: %s\n", result.n_left_out, result.left_out);
     lora_file_close(&f);
     lora_keys_destroy(&keys);

@@ -17,7 +17,7 @@ const char *lora_peft_cannot(const struct lora_module *m, struct arena *a) {
     const struct st_tensor *lengths = dora ? lora_convert_slot(m, "magnitude") : NULL;
     if (!dora && strcmp(m->kind_name, "lora") != 0)
         return arena_printf(a, "is of the kind %s, and PEFT's files of LoRAs hold no other", m->kind->title);
-    if ((m->kind->bias && m->tensors[m->kind->bias]) || (m->kind->scaled_bias && m->tensors[m->kind->scaled_bias])) return "changes a bias, which PEFT's LoRAs do not";
+    if (m->kind->bias && m->tensors[m->kind->bias]) return "changes a bias, which PEFT's LoRAs do not";
     if (lengths && (lengths->dims[0] != m->target->weight.w || st_tensor_elements(lengths) != (size_t)m->target->weight.w))
         return "has DoRA's lengths of columns, and PEFT knows those of rows";
     return NULL;
@@ -64,7 +64,7 @@ static const char *part_path(const struct lora_module *m) {
 static json_t *settings_of(const struct lora_conversion *c, enum lora_part part) {
     double rank = commonest(c, part, false), alpha = commonest(c, part, true);
     json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
-    bool dora = false;
+    bool dora = false, bias = false;
     for (int i = 0; i < c->n; i++) {
         const struct lora_module *m = c->modules[i];
         if (m->part != part) continue;
@@ -73,10 +73,11 @@ static json_t *settings_of(const struct lora_conversion *c, enum lora_part part)
         if (m->rank != rank) json_object_set_new(ranks, path, json_integer(m->rank));
         if (m->alpha != alpha) json_object_set_new(alphas, path, number(m->alpha));
         dora |= strcmp(m->kind_name, "dora") == 0;
+        bias |= lora_convert_slot(m, "up_bias") != NULL;
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:n, s:n}", "peft_type", "LORA", "r", number(rank),
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:n, s:n}", "peft_type", "LORA", "r", number(rank),
                      "lora_alpha", number(alpha), "rank_pattern", ranks, "alpha_pattern", alphas, "target_modules", targets, "use_dora", dora,
-                     "use_rslora", 0, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
+                     "lora_bias", bias, "use_rslora", 0, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
                      "task_type", "base_model_name_or_path");
 }
 
@@ -113,6 +114,8 @@ static bool add_folded(const struct lora_conversion *c, struct st_writer *w, con
 
 static bool add_module(const struct lora_conversion *c, struct st_writer *w, const struct lora_module *m, const char *stem) {
     static const char *const slots[] = {"down", "up"};
+    const struct st_tensor *bias = lora_convert_slot(m, "up_bias");
+    if (bias) st_writer_add(w, arena_printf(c->arena, "%s.lora_B.bias", stem), bias->dtype, bias->rank, bias->dims, bias->data);
     const struct st_tensor *lengths = lora_convert_slot(m, "row_magnitude");
     if (!lengths) lengths = lora_convert_slot(m, "magnitude");
     if (lengths) {

@@ -1,6 +1,7 @@
 /* Conversion between spellings, and files that contradict themselves. */
 #include "tests/support/cm.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "base/arena.h"
 #include "base/os.h"
 #include "lora/convert.h"
+#include "lora/delta.h"
 #include "tests/support/lora_model.h"
 
 static char folder[] = "/tmp/atelier-convert-XXXXXX";
@@ -41,7 +43,8 @@ static void expect_same(const struct lora_test_model *m, const char *a_path, con
             if (b->modules[k].target == x->target) y = &b->modules[k];
         if (!y) fail_msg("%s lacks %s", b_path, x->target->path);
         assert_ptr_equal(x->kind, y->kind);
-        assert_true(x->alpha == y->alpha && x->scale == y->scale);
+        if (x->alpha != y->alpha || x->scale != y->scale)
+            fail_msg("%s: alpha %g and scale %g became %g and %g", x->name, (double)x->alpha, (double)x->scale, (double)y->alpha, (double)y->scale);
         for (int s = 0; s < x->kind->n_slots; s++) {
             assert_int_equal(x->tensors[s] != NULL, y->tensors[s] != NULL);
             if (!x->tensors[s]) continue;
@@ -101,6 +104,78 @@ static void test_sdxl_names(void **state) {
     st_close(&f);
     convert(&m, golden(m.arena, "sdxl-kohya.safetensors"), LORA_SPELL_KOHYA, out, false, 11);
     expect_same(&m, golden(m.arena, "sdxl-kohya.safetensors"), out, LORA_N_PARTS);
+    lora_test_model_close(&m);
+}
+
+static const char *kind_file(struct arena *a, const char *name) { return arena_printf(a, "%s/tests/data/kinds/%s", ATELIER_SOURCE_DIR, name); }
+
+/* Every kind keeps its tensors; what only PEFT has becomes what LyCORIS calls it. */
+static void test_kinds(void **state) {
+    static const struct { const char *name; int n; } rows[] = {
+        {"boft.safetensors", 11}, {"dora-columns.safetensors", 11}, {"full.safetensors", 11}, {"glora.safetensors", 11}, {"ia3.safetensors", 11},
+        {"loha-tucker-dora.safetensors", 11}, {"lokr-tucker-dora.safetensors", 11}, {"norm.safetensors", 6}, {"oft.safetensors", 11},
+        {"peft-loha", 9}};
+    struct lora_test_model m;
+    lora_test_model_mini(&m, "mini-sd1");
+    const char *out = temp(m.arena, "kind.safetensors"), *dir = temp(m.arena, "dora");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *path = kind_file(m.arena, rows[i].name);
+        convert(&m, path, LORA_SPELL_KOHYA, out, false, rows[i].n);
+        expect_same(&m, path, out, LORA_N_PARTS);
+    }
+    convert(&m, kind_file(m.arena, "dora-rows.safetensors"), LORA_SPELL_PEFT, dir, false, 11);
+    convert(&m, arena_printf(m.arena, "%s/unet", dir), LORA_SPELL_KOHYA, out, false, 9);
+    convert(&m, kind_file(m.arena, "dora-rows.safetensors"), LORA_SPELL_KOHYA, temp(m.arena, "rows.safetensors"), false, 11);
+    struct error e = {0};
+    struct st_file *a = st_open(out, &e), *b = st_open(temp(m.arena, "rows.safetensors"), &e);
+    assert_true(a && b);
+    for (size_t i = 0; i < st_count(a); i++) { /* there and back: dora_scale, factors, alphas */
+        const struct st_tensor *x = st_at(a, i), *y = st_find(b, x->name);
+        assert_non_null(y);
+        assert_true(st_tensor_has_shape(x, y->rank, y->dims));
+        assert_memory_equal(x->data, y->data, x->bytes);
+    }
+    st_close(&a), st_close(&b);
+    lora_test_model_close(&m);
+}
+
+/* Both change their layers alike, bit for bit but for the rounding of one more product. */
+static void expect_alike(const struct lora_test_model *m, const char *a_path, const char *b_path, bool bias, int n) {
+    struct error e = {0};
+    struct lora_file *a = lora_file_open(a_path, m->keys, &e), *b = lora_file_open(b_path, m->keys, &e);
+    assert_true(a && b && a->n_modules == n && b->n_modules == n);
+    int n_compared = 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < n; k++) {
+            const struct lora_module *x = &a->modules[i], *y = &b->modules[k];
+            if (x->target != y->target) continue;
+            size_t size = bias ? (size_t)x->target->weight.w : (size_t)shape_elems(x->target->weight);
+            float *p = arena_alloc_n(m->arena, size, sizeof *p), *q = arena_alloc_n(m->arena, size, sizeof *q), peak = 0;
+            if (!lora_module_delta(x, NULL, bias ? NULL : p, bias ? p : NULL, &e) || !lora_module_delta(y, NULL, bias ? NULL : q, bias ? q : NULL, &e))
+                fail_msg("%s", e.text);
+            for (size_t j = 0; j < size; j++) peak = fmaxf(peak, fabsf(p[j]));
+            for (size_t j = 0; j < size; j++)
+                if (!(fabsf(p[j] - q[j]) <= 1e-6f * peak)) fail_msg("%s: %g became %g", x->name, (double)p[j], (double)q[j]);
+            n_compared++;
+        }
+    assert_int_equal(n_compared, n);
+    lora_file_close(&a), lora_file_close(&b);
+}
+
+/* PEFT's bias of the upper factor is a plain difference elsewhere, and LyCORIS knows no scale for whole factors. */
+static void test_scales(void **state) {
+    struct lora_test_model m;
+    lora_test_model_mini(&m, "mini-sd1");
+    const char *out = temp(m.arena, "bias.safetensors"), *path = kind_file(m.arena, "peft-rslora");
+    convert(&m, path, LORA_SPELL_KOHYA, out, false, 3);
+    expect_alike(&m, path, out, true, 3);
+    expect_alike(&m, path, out, false, 3);
+    const char *dir = temp(m.arena, "bias");
+    convert(&m, path, LORA_SPELL_PEFT, dir, false, 3);
+    expect_same(&m, path, dir, LORA_N_PARTS);
+    path = kind_file(m.arena, "peft-lokr");
+    convert(&m, path, LORA_SPELL_KOHYA, out, false, 9);
+    expect_alike(&m, path, out, false, 9);
     lora_test_model_close(&m);
 }
 
@@ -252,7 +327,8 @@ static int remove_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_sdxl_names),        cmocka_unit_test(test_mixtures),
+        cmocka_unit_test(test_round_trips), cmocka_unit_test(test_sdxl_names), cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_scales), cmocka_unit_test(test_mixtures),
         cmocka_unit_test(test_settings_that_lie), cmocka_unit_test(test_what_does_not_fit),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
