@@ -29,7 +29,7 @@ static const double part_tolerance = 1e-4, picture_psnr = 45;
 
 static void test_parts(void **state) {
     for (int i = 0; i < N_FAMILIES; i++) {
-        struct page p = page_open(minis[i].name, part_tolerance);
+        struct page p = page_open(minis[i].name, part_tolerance, ENGINE_WEIGHTS_AUTO);
         assert_int_equal(p.e->model->family, minis[i].family);
         page_check_text(&p);
         page_check_unet(&p);
@@ -66,7 +66,7 @@ static void check_picture(struct page *p, const struct picture *c) {
 
 static void test_pictures(void **state) {
     for (int i = 0; i < N_FAMILIES; i++) {
-        struct page p = page_open(minis[i].name, part_tolerance);
+        struct page p = page_open(minis[i].name, part_tolerance, ENGINE_WEIGHTS_AUTO);
         const char *negative = golden_text(p.golden, "picture_negative");
         for (int k = 0; minis[i].samplers[k]; k++) check_picture(&p, &(struct picture){"picture", minis[i].samplers[k], negative, NULL});
         for (int k = 0; k < 4 && minis[i].extras[k]; k++) {
@@ -90,7 +90,7 @@ static void test_empty_differs(void **state) {
 
 /* A trace holds what went in, for both text encoders. */
 static void test_trace(void **state) {
-    struct page p = page_open("mini-sdxl", part_tolerance);
+    struct page p = page_open("mini-sdxl", part_tolerance, ENGINE_WEIGHTS_AUTO);
     const struct model *m = p.e->model;
     const char *text = "a photo of a red fox", *path = scratch_path("trace.safetensors");
     struct generate_params gp = {.w = 32, .h = 32, .steps = 1, .cfg = 5, .sampler = "ddim"};

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/os.h"
 
@@ -19,7 +20,9 @@ static void told(struct page *p, const char *part, void (*check)(struct page *))
 static void test_full(void **state) {
     const char *name = getenv("ATELIER_FULL");
     if (!name) skip();
-    struct page p = page_open(name, 1e-3);
+    const char *weights = getenv("ATELIER_FULL_WEIGHTS"); /* f16: as the file has them, half the memory */
+    bool half = weights && !strcmp(weights, "f16");
+    struct page p = page_open(name, 1e-3, half ? ENGINE_WEIGHTS_F16 : ENGINE_WEIGHTS_F32);
     told(&p, "VAE", page_check_vae);
     told(&p, "text", page_check_text);
     told(&p, "UNet", page_check_unet);

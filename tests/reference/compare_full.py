@@ -4,8 +4,8 @@
     python tests/reference/compare_full.py sd15 sd21 sdxl --work DIR
 
 Makes each folder with tools/make_checkpoint.py unless it is there, then the reference answers, layer by layer (SDXL's UNet
-alone would take 10 GB in f32), then runs build/test_full. Minutes each; SDXL needs 14 GB of memory for the latter, and
-8 GB of disk.
+alone would take 10 GB in f32), then runs build/test_full. Minutes each; SDXL needs 8 GB of memory for the latter (14 with
+--weights f32), and 8 GB of disk.
 """
 import argparse
 import glob
@@ -110,6 +110,8 @@ def main():
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--latent-size", type=int, default=16)
+    parser.add_argument("--weights", choices=["f16", "f32"], default="f16",
+                        help="how the device stores the UNet's; f16 is what the file has, exactly")
     parser.add_argument("--answers-only", action="store_true", help="do not run build/test_full")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -125,7 +127,8 @@ def main():
         if args.answers_only:
             continue
         result = subprocess.run([os.path.join(args.build, "test_full")],
-                                env=dict(os.environ, ATELIER_GOLDENS=os.path.abspath(args.work), ATELIER_FULL=model))
+                                env=dict(os.environ, ATELIER_GOLDENS=os.path.abspath(args.work), ATELIER_FULL=model,
+                                         ATELIER_FULL_WEIGHTS=args.weights))
         failures += result.returncode != 0
     sys.exit(1 if failures else 0)
 

@@ -4,10 +4,10 @@
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
 
-struct page page_open(const char *name, double tolerance) {
+struct page page_open(const char *name, double tolerance, enum engine_weights weights) {
     struct page p = {.name = name, .a = arena_create(NULL), .tolerance = tolerance};
     p.golden = golden_open(arena_printf(p.a, "%s.golden", name));
-    p.e = session_open(name, session_default());
+    p.e = session_open_with(name, session_default(), weights);
     return p;
 }
 

@@ -16,7 +16,7 @@ struct page {
 };
 
 /* Opens tests/data/NAME (or that of ATELIER_GOLDENS) and its golden file. Every function fails the test on error. */
-struct page page_open(const char *name, double tolerance);
+struct page page_open(const char *name, double tolerance, enum engine_weights weights);
 void page_close(struct page *p);
 
 void page_check_text(struct page *p);

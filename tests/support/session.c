@@ -11,11 +11,13 @@ const struct session_rig session_rigs[SESSION_RIGS] = {{"cpu", KERNEL_CPU, true}
 
 int session_default(void) { return test_device_is_cpu() ? SESSION_CPU : SESSION_GPU_F32; }
 
-struct engine *session_open(const char *mini, int rig) {
+struct engine *session_open(const char *mini, int rig) { return session_open_with(mini, rig, ENGINE_WEIGHTS_AUTO); }
+
+struct engine *session_open_with(const char *mini, int rig, enum engine_weights weights) {
     if (!test_device_runs(session_rigs[rig].cls)) skip();
     struct error e = {{0}};
     struct arena *a = arena_create(NULL);
-    struct engine_params p = {.model = golden_path(a, mini),
+    struct engine_params p = {.model = golden_path(a, mini), .weights = weights,
                               .gpu = {.device = test_device(), .force_class = session_rigs[rig].cls, .f32 = session_rigs[rig].f32,
                                       .validate = getenv("ATELIER_VALIDATE") != NULL, .cache_dir = ATELIER_BINARY_DIR "/test-cache"}};
     struct engine *engine = engine_open(&p, &e);

@@ -22,6 +22,8 @@ int session_default(void);
 /* Skips the running test where the device does not run that class; fails it if the model cannot be opened. ATELIER_VALIDATE=1
  * adds the validation layer. */
 struct engine *session_open(const char *mini, int rig);
+/* The same with the UNet's weights stored in a type of their own. */
+struct engine *session_open_with(const char *mini, int rig, enum engine_weights weights);
 /* Fails the test if validation had anything to say. */
 void session_close(struct engine **e);
 
