@@ -91,8 +91,6 @@ bool os_interrupted(void);
 bool os_cpu_has_avx512(void);
 uint64_t os_memory_total(void);     /* bytes this process may use: physical memory or the cgroup's limit */
 uint64_t os_memory_available(void); /* bytes free without swapping; 0 if unknown */
-/* Memory that is about to be filled may lie in large pages: fewer faults, faster access. Only a hint. */
-void os_memory_huge(void *data, size_t bytes);
 uint64_t os_memory_peak_rss(void);  /* bytes, of this process */
 uint64_t os_process_id(void);
 bool os_stderr_is_terminal(void);

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -99,12 +98,6 @@ uint64_t os_memory_available(void) {
     used -= read_field("/sys/fs/cgroup/memory.stat", "file");
     uint64_t left = limit > used ? limit - used : 0;
     return left < host ? left : host;
-}
-
-void os_memory_huge(void *data, size_t bytes) {
-    enum { HUGE = 2 << 20 };
-    uintptr_t begin = ((uintptr_t)data + HUGE - 1) / HUGE * HUGE, end = ((uintptr_t)data + bytes) / HUGE * HUGE;
-    if (begin < end) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
 }
 
 uint64_t os_memory_peak_rss(void) {

@@ -2,7 +2,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "base/os.h"
 #include "base/half.h"
 #include "base/thread.h"
 #include "gpu/gpu_priv.h"
@@ -36,9 +35,7 @@ static bool allocate(struct gpu_device *dev, struct gpu_chunk *c, bool device_lo
     VkMemoryPropertyFlags host = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
     c->reads_fast = gpu_memory_reads_fast(f);
     if ((f & host) != host || (device_local && dev->params.force_staging)) return true;
-    if (!gpu_vk_ok(vkMapMemory(dev->handle, c->memory, 0, VK_WHOLE_SIZE, 0, (void **)&c->mapped), "Mapping memory", err)) return false;
-    if (dev->caps.cls == KERNEL_CPU) os_memory_huge(c->mapped, (size_t)c->bytes); /* lavapipe's memory is the host's */
-    return true;
+    return gpu_vk_ok(vkMapMemory(dev->handle, c->memory, 0, VK_WHOLE_SIZE, 0, (void **)&c->mapped), "Mapping memory", err);
 }
 
 static bool add_view(struct gpu_device *dev, struct gpu_chunk *c, struct error *err) {
