@@ -1,6 +1,6 @@
 #pragma once
 /* Parameters find their tensors in a file, whatever names it uses. A naming says how a file spells a canonical path;
- * the tables stand beside the models (unet/ldm.h, vae/naming.h, textenc/clip_naming.h). */
+ * the tables stand beside the models (unet/ldm.h, vae/ldm.h, textenc/clip_naming.h). */
 #include "nn/params.h"
 
 struct nn_place {
