@@ -186,6 +186,29 @@ static void loras_that_do_not_fit(void **s) {
     expect_failure("", "inspect stdout", "none of what inspect knows");
 }
 
+static void loras_change_their_spelling(void **s) {
+    RUN_OK("convert $M/dialects/kohya.safetensors --to diffusers " MINI "--out spelled.safetensors");
+    assert_non_null(strstr(out_text, "12 modules in the spelling of diffusers"));
+    RUN_OK("convert spelled.safetensors --to peft " MINI "--out spelled");
+    assert_true(exists("spelled/unet/adapter_config.json") && exists("spelled/text_encoder/adapter_model.safetensors"));
+    RUN_OK("inspect spelled/unet " MINI);
+    assert_non_null(strstr(out_text, "9 of 9 modules can be applied"));
+    expect_failure("", "convert $M/kinds/oft.safetensors --to peft " MINI "--out never", "is of the kind OFT");
+    expect_failure("", "convert $M/dialects/b-lora.safetensors --to kohya " MINI "--out never.safetensors", "does not fit this model");
+    expect_failure("", "convert spelled.safetensors --to civitai " MINI "--out never.safetensors", "civitai");
+    assert_false(exists("never") || exists("never.safetensors"));
+}
+
+static void loras_go_into_models(void **s) {
+    RUN_OK("merge-into " MINI "--lora $M/dialects/peft-unet:0.5 --lora $M/mini-sd1.lora.safetensors --out baked");
+    assert_non_null(strstr(out_text, "tensors changed by 2 LoRAs"));
+    RUN_OK("inspect baked");
+    expect_failure("", "merge-into " MINI "--lora $M/mini-sd1.lora.safetensors --out baked", "exists already");
+    expect_failure("", "merge-into " MINI "--lora $M/mini-odd.lora.safetensors --out never", "does not fit this model");
+    expect_failure("", "merge-into " MINI "--lora none.safetensors --out never", "no LoRA file");
+    assert_false(exists("never") || exists("never.part"));
+}
+
 /* ---- Pictures ---- */
 
 static void a_picture_carries_its_recipe(void **s) {
@@ -435,6 +458,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
+        cmocka_unit_test(loras_change_their_spelling), cmocka_unit_test(loras_go_into_models),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
         cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together), cmocka_unit_test(regions),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
