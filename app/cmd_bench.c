@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "app/bench_plan.h"
 #include "app/commands.h"
 #include "app/common.h"
 #include "base/log.h"
@@ -12,8 +13,10 @@
 struct bench_options {
     const char *only, *load;
     double seconds;
-    int runs;
-    bool json, no_unet, checkpointing;
+    int runs, side;
+    enum tensor_dtype weights;
+    bool lean;
+    bool json, no_unet, checkpointing, plan;
 };
 #define FIELD(name) offsetof(struct bench_options, name)
 
@@ -23,6 +26,9 @@ static const struct option rows[] = {
     {"runs", OPTION_INT, FIELD(runs), "N", "how often to repeat the UNet items", 1, 100},
     {"no-unet", OPTION_FLAG, FIELD(no_unet), NULL, "operators only; the UNet takes 4 GiB and minutes"},
     {"checkpointing", OPTION_FLAG, FIELD(checkpointing), NULL, "recompute activations in the training step"},
+    {"side", OPTION_INT, FIELD(side), "N", "latents of the UNet items, N x N (64 for prediction, 32 for training)", 8, 256},
+    {"lean", OPTION_FLAG, FIELD(lean), NULL, "UNet items without prepared weights: less memory"},
+    {"plan", OPTION_FLAG, FIELD(plan), NULL, "run nothing; print the memory that SD1.5 and SDXL take on a device\nof this class (--class gpu: on graphics cards)"},
     {"json", OPTION_FLAG, FIELD(json), NULL, "print JSON"},
     {"load", OPTION_TEXT, FIELD(load), "MODEL", "only time how long this model takes to load, every part of it"},
 };
@@ -102,8 +108,9 @@ static json_t *unet_json(const char *name, const struct bench_unet_result *r) {
 static bool run_unet(struct bench *b, const char *name, bool training, struct error *e) {
     static struct bench_unet_result r;
     struct unet_config cfg = bench_unet_sd15();
-    bool ok = training ? bench_unet_train(b->dev, &cfg, 32, b->o->runs, b->o->checkpointing, &r, e)
-                       : bench_unet_forward(b->dev, &cfg, 64, b->o->runs, &r, e);
+    struct bench_unet_params p = {.side = b->o->side ? b->o->side : training ? 32 : 64, .runs = b->o->runs, .weights = b->o->weights,
+                                  .no_prepare = b->o->lean, .remat = b->o->checkpointing};
+    bool ok = training ? bench_unet_train(b->dev, &cfg, &p, &r, e) : bench_unet_forward(b->dev, &cfg, &p, &r, e);
     if (!ok) return false;
     if (b->items) json_array_append_new(b->items, unet_json(name, &r));
     else print_unet(name, &r);
@@ -114,9 +121,13 @@ static bool run_all(struct bench *b, struct error *e) {
     if (!b->items) printf("%s\n%-28s %9s %9s %8s   %s\n", gpu_device_name(b->dev), "", "best ms", "median", "GFLOP/s", "kernel");
     for (size_t i = 0; i < sizeof items / sizeof *items; i++)
         if (wanted(b, items[i].name) && !run_op(b, &items[i], e)) return false;
-    static const char forward[] = "unet sd15 forward 64x64", step[] = "lora step 32x32 rank 8";
     if (b->o->no_unet) return true;
-    return (!wanted(b, forward) || run_unet(b, forward, false, e)) && (!wanted(b, step) || run_unet(b, step, true, e));
+    struct arena *a = arena_create(NULL);
+    const char *forward = arena_printf(a, "unet sd15 forward %dx%d", b->o->side ? b->o->side : 64, b->o->side ? b->o->side : 64);
+    const char *step = arena_printf(a, "lora step %dx%d rank 8", b->o->side ? b->o->side : 32, b->o->side ? b->o->side : 32);
+    bool ok = (!wanted(b, forward) || run_unet(b, forward, false, e)) && (!wanted(b, step) || run_unet(b, step, true, e));
+    arena_destroy(&a);
+    return ok;
 }
 
 /* From files in the page cache (if they were read before) to weights on the device; the device itself is there. */
@@ -157,10 +168,12 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
     else if (ok) {
         common_apply(&common);
         ok = (engine = common_engine(&common, o.load, e)) != NULL;
+        if (ok) o.weights = engine_weights_dtype(engine->params.weights, gpu_device_storage(engine->dev));
         struct bench b = {&o, engine ? engine->dev : NULL, o.json ? json_array() : NULL};
         if (o.load) ok = ok && run_load(engine, e);
+        else if (o.plan) ok = ok && bench_plan(b.dev, e);
         else ok = ok && run_all(&b, e);
-        if (ok && o.json && !o.load) print_json(&b);
+        if (ok && o.json && !o.load && !o.plan) print_json(&b);
         json_decref(b.items);
     }
     ok = common_close(&engine, ok, e);

@@ -39,9 +39,15 @@ struct bench_unet_result {
     int64_t peak_bytes, activation_bytes, weight_bytes, prepared_bytes;
     int64_t n_weights;
 };
-/* Forward of one picture with latents side x side and 77 tokens. */
-bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, int side, int runs, struct bench_unet_result *r,
-                        struct error *err);
+struct bench_unet_params {
+    int side, runs;  /* latents side x side */
+    enum tensor_dtype weights;
+    bool no_prepare; /* gpu/program.h */
+    bool remat;      /* training: recompute activations */
+};
+/* Forward of one picture with 77 tokens. */
+bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, const struct bench_unet_params *p,
+                        struct bench_unet_result *r, struct error *err);
 /* LoRA step (forward, backward, AdamW) of one picture: attention projections, rank 8. */
-bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, int side, int runs, bool remat,
+bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, const struct bench_unet_params *p,
                       struct bench_unet_result *r, struct error *err);

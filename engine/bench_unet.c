@@ -46,10 +46,12 @@ static void rig_close(struct rig *r) {
     arena_destroy(&r->arena);
 }
 
-static bool rig_open(struct rig *r, struct gpu_device *dev, const struct unet_config *cfg, struct error *err) {
+static bool rig_open(struct rig *r, struct gpu_device *dev, const struct unet_config *cfg, enum tensor_dtype weights, struct error *err) {
     *r = (struct rig){.arena = arena_create(NULL), .dev = dev, .binding = {.strength = -1}};
     r->targets.arena = r->arena;
-    r->params = nn_params_create(r->arena, "The UNet", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));
+    enum tensor_dtype storage = weights == TENSOR_F32 ? TENSOR_F32 : gpu_device_storage(dev);
+    r->params = nn_params_create(r->arena, "The UNet", storage, false, gpu_device_max_chunk(dev));
+    if (weights != storage) tensor_set_narrow(r->params->set, weights, TENSOR_NARROW_LEAST);
     if (!unet_declare(r->params, cfg, &r->targets, err)) return false;
     nn_params_seal(r->params);
     return (r->weights = gpu_set_create(dev, r->params->set, SET_DATA, err)) && bench_fill_random(r->weights, r->params->set, err);
@@ -95,22 +97,22 @@ static void report(struct rig *r, struct bench_unet_result *out) {
     for (int i = 0; i < out->n_shares; i++) out->time.flops += out->shares[i].flops;
 }
 
-bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, int side, int runs, struct bench_unet_result *out,
-                        struct error *err) {
+bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, const struct bench_unet_params *bp,
+                        struct bench_unet_result *out, struct error *err) {
     struct rig r;
     int inputs[3];
     *out = (struct bench_unet_result){0};
-    bool ok = rig_open(&r, dev, cfg, err);
+    bool ok = rig_open(&r, dev, cfg, bp->weights, err);
     if (ok) {
         r.g = graph_create(r.arena, gpu_device_storage(dev));
-        int y = build_unet(&r, cfg, side, inputs);
+        int y = build_unet(&r, cfg, bp->side, inputs);
         graph_output(r.g, "prediction", y);
         struct gpu_binding b = {r.params->set, SET_DATA, r.weights};
-        struct gpu_program_params p = {.name = "The UNet", .bindings = &b, .n_bindings = 1, .profile = true};
+        struct gpu_program_params p = {.name = "The UNet", .bindings = &b, .n_bindings = 1, .profile = true, .no_prepare = bp->no_prepare};
         ok = graph_ok(r.g, err) && (r.step = gpu_program_create(dev, r.g, &p, err));
     }
     if (ok) write_inputs(&r, inputs);
-    ok = ok && bench_time_program(r.step, runs, &out->time, err);
+    ok = ok && bench_time_program(r.step, bp->runs, &out->time, err);
     if (ok) report(&r, out);
     rig_close(&r);
     return ok;
@@ -166,11 +168,11 @@ static bool build_training(struct rig *r, const struct unet_config *cfg, int sid
     return (!remat || graph_remat(r->g, err)) && build_update(r, err);
 }
 
-static bool open_training(struct rig *r, struct error *err) {
+static bool open_training(struct rig *r, bool no_prepare, struct error *err) {
     struct tensor_set *set = r->stack->set;
     struct gpu_binding b[] = {{r->params->set, SET_DATA, r->weights}, {set, SET_DATA, r->banks[0]}, {set, SET_GRAD, r->banks[1]},
                               {set, SET_MOMENT1, r->banks[2]}, {set, SET_MOMENT2, r->banks[3]}};
-    struct gpu_program_params p = {.name = "The training step", .bindings = b, .n_bindings = 5, .profile = true};
+    struct gpu_program_params p = {.name = "The training step", .bindings = b, .n_bindings = 5, .profile = true, .no_prepare = no_prepare};
     if (!(r->step = gpu_program_create(r->dev, r->g, &p, err))) return false;
     p.name = "The optimiser";
     return (r->optimiser = gpu_program_create(r->dev, r->update, &p, err)) != NULL;
@@ -190,13 +192,13 @@ static bool time_steps(struct rig *r, int runs, struct bench_result *out, struct
     return true;
 }
 
-bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, int side, int runs, bool remat,
+bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, const struct bench_unet_params *bp,
                       struct bench_unet_result *out, struct error *err) {
     struct rig r;
     int inputs[3], target, seed;
     *out = (struct bench_unet_result){0};
-    bool ok = rig_open(&r, dev, cfg, err) && add_adapter(&r, err) &&
-              build_training(&r, cfg, side, remat, inputs, &target, &seed, err) && open_training(&r, err);
+    bool ok = rig_open(&r, dev, cfg, bp->weights, err) && add_adapter(&r, err) &&
+              build_training(&r, cfg, bp->side, bp->remat, inputs, &target, &seed, err) && open_training(&r, bp->no_prepare, err);
     if (ok) {
         const float one = 1, hyper[8] = {1e-4f, 0.9f, 0.999f, 1e-8f, 1e-2f, 10, 1000, 1};
         float *columns = arena_alloc_n(r.arena, (size_t)r.stack->n_columns, sizeof *columns);
@@ -206,7 +208,7 @@ bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, int
         lora_stack_fill_strengths(r.stack, 1, &one, columns);
         gpu_program_write(r.step, r.binding.strength, columns);
         gpu_program_write(r.optimiser, r.hyper, hyper);
-        ok = time_steps(&r, runs, &out->time, err);
+        ok = time_steps(&r, bp->runs, &out->time, err);
     }
     if (ok) report(&r, out);
     rig_close(&r);

@@ -81,7 +81,9 @@ bool footprint_unet(struct gpu_device *dev, const struct unet_config *cfg, const
     struct arena *a = arena_create(NULL);
     *out = (struct footprint){0};
     struct nn_target_list targets = {.arena = a};
-    struct nn_params *params = nn_params_create(a, "The UNet", p->weights, false, gpu_device_max_chunk(dev));
+    enum tensor_dtype storage = p->weights == TENSOR_F32 ? TENSOR_F32 : gpu_device_storage(dev);
+    struct nn_params *params = nn_params_create(a, "The UNet", storage, false, gpu_device_max_chunk(dev));
+    if (p->weights != storage) tensor_set_narrow(params->set, p->weights, TENSOR_NARROW_LEAST);
     bool ok = unet_declare(params, cfg, &targets, err);
     if (ok) {
         nn_params_seal(params);

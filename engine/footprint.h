@@ -9,7 +9,7 @@
 
 struct footprint_params {
     int n, w, h, tokens;      /* pictures at once, latent size, text tokens */
-    enum tensor_dtype weights;
+    enum tensor_dtype weights; /* of matrices and convolutions */
     bool no_prepare;
     /* Training only. */
     bool train, remat;
@@ -33,3 +33,14 @@ bool footprint_vae(struct gpu_device *dev, const struct vae_config *cfg, bool en
                    struct footprint *out, struct error *err);
 bool footprint_text(struct gpu_device *dev, const struct clip_config *cfg, int n, int tokens, struct footprint *out,
                     struct error *err);
+
+/* The families whose sizes are known without their files: Stable Diffusion 1.5 and SDXL. */
+struct footprint_family {
+    const char *name;
+    struct unet_config unet;
+    struct vae_config vae;
+    struct clip_config texts[2];
+    int n_texts, side; /* pixels */
+};
+enum { FOOTPRINT_FAMILIES = 2 };
+void footprint_family(int i, struct footprint_family *out);
