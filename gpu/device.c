@@ -141,4 +141,5 @@ int64_t gpu_device_max_chunk(const struct gpu_device *dev) { return dev->max_chu
 int64_t gpu_device_memory_total(const struct gpu_device *dev) { return dev->memory_total; }
 int64_t gpu_device_memory_used(const struct gpu_device *dev) { return dev->memory_used; }
 int64_t gpu_device_memory_peak(const struct gpu_device *dev) { return dev->memory_peak; }
+int64_t gpu_device_memory_away(const struct gpu_device *dev) { return dev->away_used; }
 int gpu_device_messages(const struct gpu_device *dev) { return dev->messages; }

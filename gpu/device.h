@@ -27,6 +27,8 @@ int64_t gpu_device_max_chunk(const struct gpu_device *dev); /* bytes of one buff
 int64_t gpu_device_memory_total(const struct gpu_device *dev);
 int64_t gpu_device_memory_used(const struct gpu_device *dev); /* allocated through this device object */
 int64_t gpu_device_memory_peak(const struct gpu_device *dev);
+/* Weights kept with the host for gpu_set_create_streamed; not part of the above. */
+int64_t gpu_device_memory_away(const struct gpu_device *dev);
 /* Validation messages seen so far (0 without validation). */
 int gpu_device_messages(const struct gpu_device *dev);
 
@@ -56,8 +58,13 @@ struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *
 /* The same for a set of which every slot gets written before anything reads it: what a slot covers is not cleared. */
 struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank,
                                         struct error *err);
+/* The same for a frozen set that is larger than the memory for it: small tensors and as many of the others as fit
+ * `resident_bytes` stay on the device, the rest stays with the host and comes to the device piece by piece while a
+ * program runs (gpu_program_params.ring_bytes). Writes and reads as usual. */
+struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct tensor_set *set, int64_t resident_bytes,
+                                        struct error *err);
 void gpu_set_destroy(struct gpu_set **s);
-int64_t gpu_set_bytes(const struct gpu_set *s);
+int64_t gpu_set_bytes(const struct gpu_set *s); /* on the device */
 /* Where the slot's bytes lie, for writing them as they are; NULL where the device's memory is not mapped. */
 void *gpu_set_slot(struct gpu_set *s, int slot);
 /* Canonical [rows][c] f32 of one slot. */

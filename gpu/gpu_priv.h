@@ -14,6 +14,7 @@ struct gpu_chunk {
     uint64_t address;
     uint8_t *mapped;
     bool reads_fast; /* the mapping, by the host */
+    bool away;       /* lies with the host and does not count as device memory */
     int64_t bytes;
     int32_t view_id; /* slot in the device's view table */
 };
@@ -45,7 +46,7 @@ struct gpu_device {
     size_t cache_loaded_bytes;
     struct kernel_caps caps;
     enum tensor_dtype storage;
-    int64_t max_chunk, memory_total, memory_used, memory_peak;
+    int64_t max_chunk, memory_total, memory_used, memory_peak, away_used;
     struct gpu_pipeline *pipelines; /* open-addressed by shader and constants */
     int n_pipelines, cap_pipelines;
     VkBufferView views[GPU_MAX_VIEWS]; /* VK_NULL_HANDLE: free */
@@ -57,6 +58,8 @@ bool gpu_vk_ok(VkResult r, const char *what, struct error *err);
 /* device_local: weights and activations; else host-visible memory. Zeroes the first PLAN_ZERO_BYTES. */
 bool gpu_chunk_create(struct gpu_device *dev, struct gpu_chunk *c, int64_t bytes, bool device_local, bool clear,
                       const char *what, struct error *err);
+/* In the host's memory, where the device can copy from; does not count as device memory. */
+bool gpu_chunk_create_away(struct gpu_device *dev, struct gpu_chunk *c, int64_t bytes, const char *what, struct error *err);
 void gpu_chunk_destroy(struct gpu_device *dev, struct gpu_chunk *c);
 bool gpu_chunk_upload(struct gpu_device *dev, struct gpu_chunk *c, int64_t offset, const void *data, int64_t bytes,
                       struct error *err);
@@ -73,6 +76,39 @@ void gpu_pipeline_cache_load(struct gpu_device *dev);
 void gpu_pipeline_cache_save(struct gpu_device *dev);
 
 struct gpu_chunk *gpu_set_chunk(struct gpu_set *s, int chunk);
+/* Where a slot lies: chunk and byte offset. The chunk may be away (gpu_set_create_streamed). */
+struct gpu_chunk *gpu_set_place(struct gpu_set *s, int slot, int64_t *offset);
+bool gpu_set_is_streamed(const struct gpu_set *s);
+
+/* --- weights that come to the device in turn (gpu/stream.c) --- */
+struct gpu_copy {
+    struct gpu_set *data;
+    int slot;
+    int64_t offset, bytes; /* in the ring's half */
+};
+/* Nodes are cut into segments whose weights fit one half of a ring; while one segment computes, the next one's
+ * weights are copied into the other half. */
+struct gpu_stream {
+    struct gpu_chunk half[2];
+    int64_t half_bytes;
+    int n_segments;
+    int *segment;    /* per node */
+    int *first_copy; /* per segment, and one more */
+    struct gpu_copy *copies;
+};
+struct gpu_program;
+/* Plans; prog->stream stays NULL where no bound set is streamed. */
+bool gpu_stream_plan(struct gpu_program *prog, struct error *err);
+bool gpu_stream_allocate(struct gpu_program *prog, struct error *err);
+void gpu_stream_destroy(struct gpu_program *prog);
+/* Where a node finds a slot that is away. */
+struct gpu_chunk *gpu_stream_place(struct gpu_program *prog, int node, const struct gpu_set *data, int slot, int64_t *offset);
+/* Records what must stand before `node`: copies for the next segment where one begins. */
+void gpu_stream_record(struct gpu_program *prog, VkCommandBuffer cb, int node);
+/* The node's own weights only (stepping). */
+void gpu_stream_record_step(struct gpu_program *prog, VkCommandBuffer cb, int node);
+/* Data of a bound set, or NULL. */
+struct gpu_set *gpu_program_bound(const struct gpu_program *prog, const struct tensor_set *set, enum set_bank bank);
 
 /* Canonical rows to and from the device layout. */
 void gpu_layout_pack(void *dst, enum tensor_dtype dtype, struct shape s, const float *src);
@@ -103,6 +139,7 @@ struct gpu_program {
     VkQueryPool queries;
     double *seconds; /* per node, last profiled run */
     struct gpu_memory_use use;
+    struct gpu_stream *stream;
 };
 
 /* Resolves operands of a node into addresses and view indices. */

@@ -84,6 +84,15 @@ bool gpu_chunk_create(struct gpu_device *dev, struct gpu_chunk *c, int64_t bytes
     return clear_chunk(dev, c, clear || c->bytes < PLAN_ZERO_BYTES ? c->bytes : PLAN_ZERO_BYTES, err);
 }
 
+bool gpu_chunk_create_away(struct gpu_device *dev, struct gpu_chunk *c, int64_t bytes, const char *what, struct error *err) {
+    int64_t peak = dev->memory_peak;
+    if (!gpu_chunk_create(dev, c, bytes, false, true, what, err)) return false;
+    c->away = true;
+    dev->memory_used -= c->bytes, dev->away_used += c->bytes;
+    dev->memory_peak = peak;
+    return true;
+}
+
 void gpu_chunk_destroy(struct gpu_device *dev, struct gpu_chunk *c) {
     if (!c->buffer) return;
     if (c->view) {
@@ -93,7 +102,8 @@ void gpu_chunk_destroy(struct gpu_device *dev, struct gpu_chunk *c) {
     }
     vkDestroyBuffer(dev->handle, c->buffer, NULL);
     vkFreeMemory(dev->handle, c->memory, NULL);
-    if (c->address) dev->memory_used -= c->bytes;
+    if (c->address && c->away) dev->away_used -= c->bytes;
+    else if (c->address) dev->memory_used -= c->bytes;
     *c = (struct gpu_chunk){0};
 }
 

@@ -87,7 +87,7 @@ static bool plan_program(struct gpu_program *prog, struct error *err) {
     if (!gpu_kernels_select(prog, err)) return false;
     struct plan_params pp = {.max_chunk_bytes = prog->dev->max_chunk, .scratch = kernel_scratch, .ctx = prog,
                              .no_reuse = prog->params.no_reuse};
-    if (!graph_plan(g, &pp, &prog->plan, err) || !plan_prepared(prog, err)) return false;
+    if (!graph_plan(g, &pp, &prog->plan, err) || !plan_prepared(prog, err) || !gpu_stream_plan(prog, err)) return false;
     prog->use.io = prog->plan.io_bytes;
     prog->use.live_peak = prog->plan.peak_live_bytes;
     prog->use.peak_label = g->n_nodes ? g->nodes[prog->plan.peak_node].label : "";
@@ -101,7 +101,7 @@ static bool plan_program(struct gpu_program *prog, struct error *err) {
 }
 
 static bool memory_fits(struct gpu_program *prog, struct error *err) {
-    int64_t need = prog->use.activations + prog->use.io + prog->use.prepared;
+    int64_t need = prog->use.activations + prog->use.io + prog->use.prepared + prog->use.ring;
     int64_t left = prog->dev->memory_total - prog->dev->memory_used;
     if (prog->params.memory_limit && prog->params.memory_limit < left) left = prog->params.memory_limit;
     if (need <= left) return true;
@@ -120,6 +120,8 @@ static struct gpu_program *program_new(struct gpu_device *dev, struct graph *g, 
     struct gpu_binding *b = arena_alloc(a, (size_t)(p->n_bindings + 1) * sizeof *b);
     if (p->n_bindings) memcpy(b, p->bindings, (size_t)p->n_bindings * sizeof *b);
     prog->params.bindings = b;
+    for (int i = 0; i < p->n_bindings; i++)
+        if (b[i].data && gpu_set_is_streamed(b[i].data)) prog->params.no_prepare = true;
     if (prog->params.stop_at_nan || prog->params.check) prog->params.step = true;
     return prog;
 }
@@ -141,7 +143,7 @@ static bool allocate(struct gpu_program *prog, struct error *err) {
     if (!gpu_chunk_create(prog->dev, &prog->io, prog->plan.io_bytes, false, true, "inputs and outputs", err)) return false;
     for (int i = 0; i < prog->n_prepared; i++)
         if (!gpu_chunk_create(prog->dev, &prog->prepared[i], prog->prepared_bytes[i], true, false, "prepared weights", err)) return false;
-    return true;
+    return gpu_stream_allocate(prog, err);
 }
 
 struct gpu_program *gpu_program_create(struct gpu_device *dev, struct graph *g, const struct gpu_program_params *p,
@@ -167,6 +169,7 @@ void gpu_program_destroy(struct gpu_program **p) {
     for (int i = 0; i < PLAN_MAX_CHUNKS; i++) gpu_chunk_destroy(prog->dev, &prog->act[i]);
     gpu_chunk_destroy(prog->dev, &prog->io);
     for (int i = 0; i < prog->n_prepared; i++) gpu_chunk_destroy(prog->dev, &prog->prepared[i]);
+    gpu_stream_destroy(prog);
     struct arena *a = prog->arena;
     arena_destroy(&a);
 }

@@ -21,10 +21,12 @@ struct gpu_program_params {
     bool no_reuse;            /* plan without sharing memory */
     bool no_prepare;          /* only kernels that use weights as they are stored: less memory, slower on the CPU class */
     int64_t memory_limit;     /* bytes this program may take; 0: what the device has left */
+    int64_t ring_bytes;       /* for the weights of streamed sets in turn; at least gpu_program_ring_least, and at least
+                               * that is taken. Such programs prepare no weights. */
     const char *memory_hint;  /* what the user can do when it does not fit */
 };
 struct gpu_memory_use {
-    int64_t activations, io, scratch_peak, prepared;
+    int64_t activations, io, scratch_peak, prepared, ring;
     int64_t live_peak;                 /* most bytes of activations alive at once */
     const char *peak_label, *peak_op;  /* the node where that is; the graph owns the text */
 };
@@ -36,6 +38,9 @@ void gpu_program_destroy(struct gpu_program **prog);
 /* Only plans: what gpu_program_create would take. No device memory is touched. */
 bool gpu_program_measure(struct gpu_device *dev, struct graph *g, const struct gpu_program_params *p,
                          struct gpu_memory_use *use, struct error *err);
+
+/* The smallest ring that a program over this tape needs to stream `set`: twice the largest weight. */
+int64_t gpu_program_ring_least(const struct graph *g, const struct tensor_set *set);
 
 /* IO values: canonical [rows][c] f32. */
 void gpu_program_write(struct gpu_program *prog, int value, const float *data);

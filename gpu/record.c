@@ -24,20 +24,20 @@ static struct operand locate(struct gpu_chunk *c, int64_t offset, struct shape s
                             .stride = (int32_t)shape_stride(s), .view = c->view_id, .dtype = dtype, .shape = s};
 }
 
-static struct gpu_set *bound_set(const struct gpu_program *prog, const struct tensor_set *set, enum set_bank bank) {
+struct gpu_set *gpu_program_bound(const struct gpu_program *prog, const struct tensor_set *set, enum set_bank bank) {
     for (int i = 0; i < prog->params.n_bindings; i++)
         if (prog->params.bindings[i].set == set && prog->params.bindings[i].bank == bank) return prog->params.bindings[i].data;
     return NULL;
 }
 
-/* The chunk that holds a value and its byte offset there. */
-static struct gpu_chunk *value_chunk(struct gpu_program *prog, int v, int64_t *offset) {
+/* The chunk that holds a value and its byte offset there, as `node` finds it; -1: where it lies for good. */
+static struct gpu_chunk *value_chunk(struct gpu_program *prog, int node, int v, int64_t *offset) {
     const struct value *val = &prog->g->values[v];
     struct plan_place place = prog->plan.values[v];
     *offset = place.offset;
     if (val->cls == VALUE_ACT) return place.chunk >= 0 ? &prog->act[place.chunk] : NULL;
     if (val->cls == VALUE_IO) return place.chunk >= 0 ? &prog->io : NULL;
-    struct gpu_set *data = bound_set(prog, val->set, val->bank);
+    struct gpu_set *data = gpu_program_bound(prog, val->set, val->bank);
     assert(data && "a program must bind every set that its graph names");
     int64_t texels = 0;
     for (int w = v; prog->g->values[w].view_of >= 0; w = prog->g->values[w].view_of) texels += prog->g->values[w].view_texels;
@@ -45,16 +45,17 @@ static struct gpu_chunk *value_chunk(struct gpu_program *prog, int v, int64_t *o
         *offset = 0;
         return gpu_set_chunk(data, val->slot);
     }
-    const struct tensor_slot *slot = &val->set->slots[val->slot];
     assert(!texels || !quant_is_coded(val->dtype)); /* a part of a coded weight has no place of its own */
-    *offset = slot->offset * (int64_t)tensor_texel_bytes(val->set->dtype) + texels * (int64_t)tensor_texel_bytes(val->dtype);
-    return gpu_set_chunk(data, slot->chunk);
+    struct gpu_chunk *c = gpu_set_place(data, val->slot, offset);
+    if (c->away && node >= 0) c = gpu_stream_place(prog, node, data, val->slot, offset);
+    *offset += texels * (int64_t)tensor_texel_bytes(val->dtype);
+    return c;
 }
 
-static struct operand value_operand(struct gpu_program *prog, int v) {
+static struct operand value_operand(struct gpu_program *prog, int node, int v) {
     if (v < 0) return (struct operand){.view = -1};
     int64_t offset;
-    struct gpu_chunk *c = value_chunk(prog, v, &offset);
+    struct gpu_chunk *c = value_chunk(prog, node, v, &offset);
     if (!c) return (struct operand){.view = -1};
     return locate(c, offset, prog->g->values[v].shape, prog->g->values[v].dtype);
 }
@@ -62,7 +63,7 @@ static struct operand value_operand(struct gpu_program *prog, int v) {
 bool gpu_program_fetch(struct gpu_program *prog, int v, float *data, struct error *err) {
     int64_t offset;
     const struct value *val = &prog->g->values[v];
-    struct gpu_chunk *c = value_chunk(prog, v, &offset);
+    struct gpu_chunk *c = value_chunk(prog, -1, v, &offset);
     int64_t bytes = tensor_bytes(val->dtype, val->shape);
     struct arena *a = arena_create(NULL);
     void *raw = arena_alloc(a, (size_t)bytes);
@@ -81,8 +82,8 @@ static int64_t own_scratch(const struct gpu_program *prog, int n) {
 void gpu_program_operands(struct gpu_program *prog, int n, struct emit *e) {
     struct node *node = &prog->g->nodes[n];
     *e = (struct emit){.q = {prog->g, node, &prog->dev->caps}, .recorder = e->recorder};
-    for (int i = 0; i < GRAPH_MAX_IN; i++) e->in[i] = value_operand(prog, node->in[i]);
-    for (int i = 0; i < GRAPH_MAX_OUT; i++) e->out[i] = value_operand(prog, node->out[i]);
+    for (int i = 0; i < GRAPH_MAX_IN; i++) e->in[i] = value_operand(prog, n, node->in[i]);
+    for (int i = 0; i < GRAPH_MAX_OUT; i++) e->out[i] = value_operand(prog, n, node->out[i]);
     struct shape none = {1, 1, 1, 4};
     struct plan_place s = prog->plan.scratch[n];
     if (s.chunk >= 0) e->scratch = locate(&prog->act[s.chunk], s.offset, none, TENSOR_F32);
@@ -213,6 +214,7 @@ bool gpu_program_record_steps(struct gpu_program *prog, struct error *err) {
         if (!gpu_commands_begin(prog->dev, &r.cb, err)) return false;
         prog->step_commands[n] = r.cb;
         host_barrier(r.cb, true);
+        gpu_stream_record_step(prog, r.cb, n);
         record_node(&r, n);
         if (!finish(&r, err)) return false;
     }
@@ -235,6 +237,7 @@ static bool record_whole(struct gpu_program *prog, struct error *err) {
     host_barrier(r.cb, true);
     if (profile) vkCmdWriteTimestamp(r.cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, prog->queries, 0);
     for (int n = 0; n < n_nodes && !r.failed; n++) {
+        gpu_stream_record(prog, r.cb, n);
         record_node(&r, n);
         if (profile) vkCmdWriteTimestamp(r.cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, prog->queries, (uint32_t)n + 1);
     }

@@ -4,12 +4,19 @@
 
 #include "gpu/gpu_priv.h"
 
+enum { MAX_CHUNKS = 16, AWAY = MAX_CHUNKS, SMALL_BYTES = 16384, HOME_ALIGN = 256 };
+
+struct gpu_home {
+    int chunk;
+    int64_t offset; /* bytes */
+};
 struct gpu_set {
     struct arena *arena;
     struct gpu_device *dev;
     const struct tensor_set *set;
     enum set_bank bank;
-    struct gpu_chunk chunks[16];
+    struct gpu_chunk chunks[2 * MAX_CHUNKS]; /* the set's; streamed: on the device, then from AWAY on with the host */
+    struct gpu_home *homes;          /* streamed: per slot */
     void *pack; /* host room for one slot when the chunk is not mapped */
     size_t pack_bytes;
 };
@@ -71,18 +78,67 @@ void gpu_set_destroy(struct gpu_set **p) {
     struct gpu_set *s = *p;
     if (!s) return;
     *p = NULL;
-    for (int i = 0; i < s->set->n_chunks; i++) gpu_chunk_destroy(s->dev, &s->chunks[i]);
+    for (int i = 0; i < 2 * MAX_CHUNKS; i++) gpu_chunk_destroy(s->dev, &s->chunks[i]);
     struct arena *a = s->arena;
     arena_destroy(&a);
 }
 
 int64_t gpu_set_bytes(const struct gpu_set *s) {
     int64_t total = 0;
-    for (int i = 0; i < s->set->n_chunks; i++) total += s->chunks[i].bytes;
+    for (int i = 0; i < MAX_CHUNKS; i++) total += s->chunks[i].bytes;
     return total;
 }
 
 struct gpu_chunk *gpu_set_chunk(struct gpu_set *s, int chunk) { return &s->chunks[chunk]; }
+bool gpu_set_is_streamed(const struct gpu_set *s) { return s->homes != NULL; }
+
+struct gpu_chunk *gpu_set_place(struct gpu_set *s, int slot, int64_t *offset) {
+    const struct tensor_slot *t = &s->set->slots[slot];
+    *offset = s->homes ? s->homes[slot].offset : t->offset * (int64_t)tensor_texel_bytes(s->set->dtype);
+    return &s->chunks[s->homes ? s->homes[slot].chunk : t->chunk];
+}
+
+/* Places slots one after the other in chunks from `first` on; sizes[i] grows. */
+static bool find_home(struct gpu_set *s, int slot, int first, int64_t *sizes, struct error *err) {
+    const struct tensor_slot *t = &s->set->slots[slot];
+    int64_t bytes = (tensor_bytes(t->dtype, t->shape) + HOME_ALIGN - 1) / HOME_ALIGN * HOME_ALIGN;
+    for (int c = first; c < first + MAX_CHUNKS; c++) {
+        if (!sizes[c]) sizes[c] = PLAN_ZERO_BYTES;
+        if (sizes[c] + bytes > s->dev->max_chunk) continue;
+        s->homes[slot] = (struct gpu_home){c, sizes[c]};
+        sizes[c] += bytes;
+        return true;
+    }
+    return error_set(err, "%s needs more than %d buffers.", s->set->name, MAX_CHUNKS);
+}
+
+struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct tensor_set *set, int64_t resident_bytes,
+                                        struct error *err) {
+    assert(!set->trainable);
+    struct arena *a = arena_create(dev->arena);
+    struct gpu_set *s = arena_alloc(a, sizeof *s);
+    *s = (struct gpu_set){.arena = a, .dev = dev, .set = set, .bank = SET_DATA};
+    s->homes = arena_alloc_n(a, (size_t)set->n_slots, sizeof *s->homes);
+    int64_t sizes[2 * MAX_CHUNKS] = {0}, kept = PLAN_ZERO_BYTES;
+    bool ok = true;
+    for (int i = 0; i < set->n_slots; i++) {
+        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
+        if (bytes < SMALL_BYTES) kept += bytes + HOME_ALIGN;
+    }
+    for (int i = 0; ok && i < set->n_slots; i++) {
+        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
+        bool small = bytes < SMALL_BYTES, stays = small || kept + bytes + HOME_ALIGN <= resident_bytes;
+        if (stays && !small) kept += bytes + HOME_ALIGN;
+        ok = find_home(s, i, stays ? 0 : AWAY, sizes, err);
+    }
+    for (int c = 0; ok && c < 2 * MAX_CHUNKS; c++) {
+        if (!sizes[c]) continue;
+        ok = c < AWAY ? gpu_chunk_create(dev, &s->chunks[c], sizes[c], true, true, set->name, err)
+                      : gpu_chunk_create_away(dev, &s->chunks[c], sizes[c], set->name, err);
+    }
+    if (!ok) gpu_set_destroy(&s);
+    return s;
+}
 
 static void *pack_room(struct gpu_set *s, size_t bytes) {
     if (bytes > s->pack_bytes) {
@@ -100,22 +156,23 @@ void *gpu_set_slot(struct gpu_set *s, int slot) {
 
 bool gpu_set_write(struct gpu_set *s, int slot, const float *data, struct error *err) {
     const struct tensor_slot *t = &s->set->slots[slot];
-    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = tensor_bytes(t->dtype, t->shape);
-    struct gpu_chunk *c = &s->chunks[t->chunk];
+    int64_t offset, bytes = tensor_bytes(t->dtype, t->shape);
+    struct gpu_chunk *c = gpu_set_place(s, slot, &offset);
     if (c->mapped) {
-        gpu_layout_pack(c->mapped + t->offset * texel, t->dtype, t->shape, data);
+        gpu_layout_pack(c->mapped + offset, t->dtype, t->shape, data);
         return true;
     }
     void *room = pack_room(s, (size_t)bytes);
     gpu_layout_pack(room, t->dtype, t->shape, data);
-    return gpu_chunk_upload(s->dev, c, t->offset * texel, room, bytes, err);
+    return gpu_chunk_upload(s->dev, c, offset, room, bytes, err);
 }
 
 bool gpu_set_read(struct gpu_set *s, int slot, float *data, struct error *err) {
     const struct tensor_slot *t = &s->set->slots[slot];
-    int64_t texel = (int64_t)tensor_texel_bytes(s->set->dtype), bytes = tensor_bytes(t->dtype, t->shape);
+    int64_t offset, bytes = tensor_bytes(t->dtype, t->shape);
+    struct gpu_chunk *c = gpu_set_place(s, slot, &offset);
     void *room = pack_room(s, (size_t)bytes);
-    if (!gpu_chunk_download(s->dev, &s->chunks[t->chunk], t->offset * texel, room, bytes, err)) return false;
+    if (!gpu_chunk_download(s->dev, c, offset, room, bytes, err)) return false;
     gpu_layout_unpack(data, t->dtype, t->shape, room);
     return true;
 }
@@ -123,9 +180,11 @@ bool gpu_set_read(struct gpu_set *s, int slot, float *data, struct error *err) {
 int64_t gpu_set_chunk_bytes(const struct gpu_set *s, int chunk) { return chunk_bytes(s->set, chunk); }
 
 bool gpu_set_read_raw(struct gpu_set *s, int chunk, void *data, struct error *err) {
+    assert(!s->homes);
     return gpu_chunk_download(s->dev, &s->chunks[chunk], 0, data, chunk_bytes(s->set, chunk), err);
 }
 
 bool gpu_set_write_raw(struct gpu_set *s, int chunk, const void *data, struct error *err) {
+    assert(!s->homes);
     return gpu_chunk_upload(s->dev, &s->chunks[chunk], 0, data, chunk_bytes(s->set, chunk), err);
 }
