@@ -17,6 +17,7 @@ static const struct option rows[] = {
      "cpu, gpu, an index of `atelier devices` or part of a name\n(the best: discrete, integrated, then CPU)"},
     {"memory", OPTION_TEXT, FIELD(memory), "SIZE", "use at most this much device memory: MiB, or like 4GB, 3.5GiB, 900MB"},
     {"weights", OPTION_CHOICE, FIELD(weights), "TYPE", "how the UNet's weights lie on the device: f32, f16, int8 or nf4\n(as the device computes: f16 on GPUs, f32 on CPUs); int8 and nf4\nalso serve as the frozen base of training", .choices = "f32|f16|int8|nf4"},
+    {"vae-tiling", OPTION_CHOICE, FIELD(vae_tiling), "WHEN", "let the VAE work in tiles of 512 pixels, blended as diffusers does:\non, off, auto where a picture does not fit in one piece (auto)", .choices = "auto|on|off"},
     {"threads", OPTION_INT, FIELD(threads), "N", "threads of the CPU device and of the host (one per core)", 1, 256},
     {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
@@ -86,8 +87,10 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
         .gpu = {.device = c->device, .validate = c->validate || getenv("ATELIER_VALIDATE"), .f32 = c->f32, .cache_dir = cache,
                 .memory_limit = limit,
                 .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
-        .model = model, .files = c->files, .weights = weights_choice(c->weights), .step = c->step, .nan = c->nan, .check = c->check,
-        .force_kernel = c->kernel};
+        .model = model, .files = c->files, .weights = weights_choice(c->weights),
+        .vae_tiling = !c->vae_tiling || !strcmp(c->vae_tiling, "auto") ? ENGINE_TILING_AUTO
+                      : !strcmp(c->vae_tiling, "on") ? ENGINE_TILING_ON : ENGINE_TILING_OFF,
+        .step = c->step, .nan = c->nan, .check = c->check, .force_kernel = c->kernel};
     struct engine *engine = engine_open(&p, e);
     arena_destroy(&a);
     if (engine) log_debug("device: %s", gpu_device_name(engine->dev));

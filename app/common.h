@@ -6,7 +6,7 @@
 #include "engine/engine.h"
 
 struct common {
-    const char *device, *class_name, *kernel, *config, *weights, *memory;
+    const char *device, *class_name, *kernel, *config, *weights, *memory, *vae_tiling;
     int threads;
     bool debug, quiet, validate, step, nan, check, f32;
     struct model_files files;

@@ -1,5 +1,6 @@
 /* The UNet as a replayed program: context and strengths stay until changed, latents and times go in per step. */
 #include "engine/adapter.h"
+#include "engine/memory.h"
 
 #include <assert.h>
 #include <string.h>
@@ -17,12 +18,11 @@ struct denoiser {
     float *time_cond; /* [n][time_cond_dim] */
 };
 
-struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err) {
-    struct arena *a = arena_create(e->arena);
-    struct denoiser *d = arena_alloc(a, sizeof *d);
-    d->arena = a, d->e = e, d->params = *p;
+/* A tape of the UNet in d->arena. */
+static struct graph *build(struct engine *e, const struct denoiser_params *p, struct denoiser *d) {
+    d->e = e, d->params = *p;
     const struct unet_config *cfg = &e->model->unet;
-    struct graph *g = graph_create(a, gpu_device_storage(e->dev));
+    struct graph *g = graph_create(d->arena, gpu_device_storage(e->dev));
     d->binding.strength = -1;
     if (p->adapter) lora_stack_bind(p->adapter->stack, p->adapter->models[LORA_UNET], g, "adapter", p->n, &d->binding);
     struct nn_ctx c = nn_begin(g, e->model->unet_params, p->adapter ? &d->binding.hook : NULL, "unet");
@@ -36,13 +36,35 @@ struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params 
     int result = unet_build(&c, cfg, &d->in);
     nn_end(&c);
     d->output = graph_output(g, "prediction", result);
+    return g;
+}
+
+static const char unet_hint[] = "Make the picture smaller with --width and --height, draw fewer at once, or allow more with --memory.";
+
+bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct memory_choice *out, struct error *err) {
+    struct denoiser d = {.arena = arena_create(NULL)};
+    struct graph *g = build(e, p, &d);
+    bool ok = graph_ok(g, err);
+    if (ok) graph_prune(g);
+    ok = ok && memory_choose(e, g, ENGINE_UNET, memory_left(e, ENGINE_UNET), "The UNet", unet_hint, out, err);
+    arena_destroy(&d.arena);
+    return ok;
+}
+
+struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err) {
+    struct arena *a = arena_create(e->arena);
+    struct denoiser *d = arena_alloc(a, sizeof *d);
+    d->arena = a;
+    struct graph *g = build(e, p, d);
+    const struct unet_config *cfg = &e->model->unet;
     struct gpu_binding extra = {p->adapter ? p->adapter->stack->set : NULL, SET_DATA, p->adapter ? p->adapter->data : NULL};
     d->prog = engine_program(e, g, "The UNet", ENGINE_UNET, &extra, p->adapter != NULL,
-                             "Make the picture smaller with --width and --height, or draw fewer at once.", err);
+                             unet_hint, err);
     if (!d->prog) {
         denoiser_destroy(&d);
         return NULL;
     }
+    memory_pin(e, ENGINE_UNET);
     size_t pixels = (size_t)p->n * (size_t)p->h * (size_t)p->w;
     if (model_extra_channels(e->model)) d->rows = arena_alloc_n(a, pixels * (size_t)cfg->in_channels, sizeof(float));
     d->added = arena_alloc_n(a, (size_t)p->n, ((size_t)cfg->added_dim + 1) * sizeof(float));
@@ -55,6 +77,7 @@ void denoiser_destroy(struct denoiser **p) {
     struct denoiser *d = *p;
     if (!d) return;
     *p = NULL;
+    if (d->prog) memory_unpin(d->e, ENGINE_UNET);
     gpu_program_destroy(&d->prog);
     struct arena *a = d->arena;
     arena_destroy(&a);

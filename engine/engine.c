@@ -1,4 +1,4 @@
-#include "engine/engine.h"
+#include "engine/memory.h"
 
 #include <stdlib.h>
 
@@ -45,16 +45,11 @@ void engine_close(struct engine **p) {
     arena_destroy(&a);
 }
 
-static const struct nn_params *part_params(const struct engine *e, enum engine_part part) {
+const struct nn_params *engine_part_params(const struct engine *e, enum engine_part part) {
     return part == ENGINE_UNET ? e->model->unet_params : part == ENGINE_VAE ? e->model->vae_params : e->model->texts[part - ENGINE_TEXT].params;
 }
 
-bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
-    if (e->parts[part]) return true;
-    double start = os_now_seconds();
-    const struct nn_params *params = part_params(e, part);
-    struct gpu_set *set = gpu_set_create_unfilled(e->dev, params->set, SET_DATA, err);
-    if (!set) return false;
+static bool fill(struct gpu_set *set, const struct nn_params *params, struct error *err) {
     int64_t most = 0;
     for (int i = 0; i < params->set->n_slots; i++)
         if (shape_elems(params->set->slots[i].shape) > most) most = shape_elems(params->set->slots[i].shape);
@@ -67,8 +62,17 @@ bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
         ok = gpu_set_write(set, i, row, err);
     }
     free(row);
-    ok = ok && model_intact(e->model, err);
-    if (!ok) {
+    return ok;
+}
+
+static bool load(struct engine *e, enum engine_part part, bool streamed, int64_t resident_bytes, struct error *err) {
+    if (e->parts[part]) return true;
+    double start = os_now_seconds();
+    const struct nn_params *params = engine_part_params(e, part);
+    struct gpu_set *set = streamed ? gpu_set_create_streamed(e->dev, params->set, resident_bytes, err)
+                                   : gpu_set_create_unfilled(e->dev, params->set, SET_DATA, err);
+    if (!set) return false;
+    if (!fill(set, params, err) || !model_intact(e->model, err)) {
         gpu_set_destroy(&set);
         return false;
     }
@@ -77,6 +81,12 @@ bool engine_load(struct engine *e, enum engine_part part, struct error *err) {
     log_debug("%s: %.1f MiB on the device in %.2f s", params->set->name, (double)gpu_set_bytes(set) / 1048576,
               os_now_seconds() - start);
     return true;
+}
+
+bool engine_load(struct engine *e, enum engine_part part, struct error *err) { return load(e, part, false, 0, err); }
+
+bool engine_load_streamed(struct engine *e, enum engine_part part, int64_t resident_bytes, struct error *err) {
+    return load(e, part, true, resident_bytes, err);
 }
 
 void engine_unload(struct engine *e, enum engine_part part) { gpu_set_destroy(&e->parts[part]); }
@@ -88,11 +98,14 @@ struct gpu_program_params engine_program_params(const struct engine *e, const ch
 
 struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err) {
-    if (!graph_ok(g, err) || !engine_load(e, part, err)) return NULL;
-    struct gpu_binding bindings[8] = {{part_params(e, part)->set, SET_DATA, e->parts[part]}};
+    struct memory_choice choice;
+    if (!graph_ok(g, err)) return NULL;
+    graph_prune(g);
+    if (!memory_choose(e, g, part, memory_left(e, part), name, hint, &choice, err) || !memory_load(e, part, &choice, err)) return NULL;
+    struct gpu_binding bindings[8] = {{engine_part_params(e, part)->set, SET_DATA, e->parts[part]}};
     for (int i = 0; i < n_extra; i++) bindings[1 + i] = extra[i];
     struct gpu_program_params p = engine_program_params(e, name, hint);
     p.bindings = bindings, p.n_bindings = n_extra + 1;
-    graph_prune(g);
+    p.no_prepare = choice.no_prepare, p.ring_bytes = choice.ring_bytes;
     return gpu_program_create(e->dev, g, &p, err);
 }

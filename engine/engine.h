@@ -8,11 +8,17 @@ enum engine_part { ENGINE_UNET, ENGINE_VAE, ENGINE_TEXT, ENGINE_TEXT_2, ENGINE_P
 /* How the UNet's matrices and convolutions lie on the device: as activations do there, or as said. */
 enum engine_weights { ENGINE_WEIGHTS_AUTO, ENGINE_WEIGHTS_F32, ENGINE_WEIGHTS_F16, ENGINE_WEIGHTS_INT8, ENGINE_WEIGHTS_NF4 };
 
+/* Whether the VAE works in tiles, which changes pictures a little: where the whole does not fit, for all pictures larger
+ * than a tile, never. */
+enum engine_tiling { ENGINE_TILING_AUTO, ENGINE_TILING_ON, ENGINE_TILING_OFF };
+
 struct engine_params {
     struct gpu_params gpu;
     const char *model;
     enum engine_weights weights;
     struct model_files files;
+    enum engine_tiling vae_tiling;
+    int vae_tile; /* pixels, a multiple of 32; 0: 512, and 256 where that does not fit */
     bool step, nan, check; /* debugging of every program (gpu/program.h) */
     const char *force_kernel;
 };
@@ -22,6 +28,7 @@ struct engine {
     struct gpu_device *dev;
     struct model *model;
     struct gpu_set *parts[ENGINE_PARTS];
+    int pins[ENGINE_PARTS]; /* programs that use the part (engine/memory.h) */
     double open_seconds, upload_seconds; /* reading configs and headers; weights onto the device */
 };
 enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype storage);
@@ -30,7 +37,12 @@ void engine_close(struct engine **e);
 /* Uploads a part unless it is there; frees it. */
 bool engine_load(struct engine *e, enum engine_part part, struct error *err);
 void engine_unload(struct engine *e, enum engine_part part);
-/* Program parameters with the engine's debugging options and `part` bound (plus `extra` bindings). */
+/* Uploads a part of which only so much stays on the device (gpu_set_create_streamed). */
+bool engine_load_streamed(struct engine *e, enum engine_part part, int64_t resident_bytes, struct error *err);
+const struct nn_params *engine_part_params(const struct engine *e, enum engine_part part);
+/* A program with the engine's debugging options and `part` bound (plus `extra` bindings), in the memory there is: what
+ * nobody uses leaves the device, and weights that do not fit come in turn (engine/memory.h). Pin the part while the program
+ * lives. */
 struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err);
 struct gpu_program_params engine_program_params(const struct engine *e, const char *name, const char *hint);
@@ -66,6 +78,10 @@ int engine_text_end(const struct model_text *t, const int32_t *ids);
 /* --- pictures -------------------------------------------------------------------------------------- */
 /* rgb [h][w][3] in 0..255 -> moments [h/f][w/f][2*latent]: mean, log variance (clamped to -30..20), not scaled. */
 struct vae_session;
+struct memory_choice; /* engine/memory.h */
+/* Only plans for one picture: what a session takes, and its tiles' side in pixels (0: whole). f32: after an overflow. */
+bool vae_session_plan(struct engine *e, bool encoder, bool f32, int w, int h, struct memory_choice *out, int *tile_pixels,
+                      struct error *err);
 struct vae_session *vae_session_create(struct engine *e, bool encoder, int n, int w, int h, struct error *err);
 void vae_session_destroy(struct vae_session **s);
 bool vae_session_encode(struct vae_session *s, const uint8_t *rgb, float *moments, struct error *err);
@@ -74,7 +90,6 @@ bool vae_session_encode_values(struct vae_session *s, const float *values, float
 /* latents [h/f][w/f][latent] as the UNet knows them (scaled) -> rgb [h][w][3]; raw (may be NULL) gets the
  * decoder's own values, [h][w][3] about -1..1. */
 bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rgb, float *raw, struct error *err);
-int64_t vae_session_bytes(const struct vae_session *s);
 
 /* --- the UNet -------------------------------------------------------------------------------------- */
 /* n pictures of latent size w x h at once. */
@@ -83,6 +98,8 @@ struct denoiser_params {
     const struct adapter *adapter; /* NULL: none */
 };
 struct denoiser;
+/* Only plans: what denoiser_create would take now. */
+bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct memory_choice *out, struct error *err);
 struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err);
 void denoiser_destroy(struct denoiser **d);
 /* context [n][tokens][width]; strength [n][adapters] or NULL. Kept until changed. */

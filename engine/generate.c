@@ -8,6 +8,7 @@
 #include "diffusion/guidance.h"
 #include "diffusion/sampler.h"
 #include "engine/guide.h"
+#include "engine/memory.h"
 
 struct generator {
     struct arena *arena;
@@ -16,6 +17,7 @@ struct generator {
     struct schedule *schedule;
     struct denoiser *unet;
     struct vae_session *vae;
+    bool in_turn; /* UNet and VAE do not fit together */
     struct prompter *prompter;
     int lw, lh, channels; /* latent size */
     bool guided;
@@ -53,9 +55,25 @@ static bool make_schedule(struct generator *g, struct error *err) {
     return g->schedule != NULL;
 }
 
+/* The VAE after the UNet: beside it where both fit, else in its place. */
+static bool open_vae(struct generator *g, struct error *err) {
+    if (g->vae) return true;
+    struct memory_choice c;
+    int beside;
+    struct error ignored;
+    bool fits = vae_session_plan(g->e, false, false, g->params.w, g->params.h, &c, &beside, &ignored) && !c.streamed;
+    if (!fits || (beside && g->e->params.vae_tiling == ENGINE_TILING_AUTO)) {
+        log_debug("the UNet makes room for the VAE");
+        denoiser_destroy(&g->unet);
+        g->in_turn = true;
+    }
+    return (g->vae = vae_session_create(g->e, false, 1, g->params.w, g->params.h, err)) != NULL;
+}
+
 /* The UNet for that many images of that many tokens; most pictures of a run need the same. */
 static bool shape_unet(struct generator *g, int images, int tokens, struct error *err) {
     g->told = -1;
+    if (g->in_turn) vae_session_destroy(&g->vae);
     if (g->unet && g->images == images && g->tokens == tokens) return true;
     denoiser_destroy(&g->unet);
     arena_destroy(&g->shape_arena);
@@ -96,8 +114,11 @@ struct generator *generator_create(struct engine *e, const struct generate_param
     g->scratch = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
     g->prediction = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
     struct prompter_params pp = {.style = p->prompt_style, .clip_skip = p->clip_skip, .adapter = p->adapter, .words = p->words};
-    if (!make_schedule(g, err) || !(g->prompter = prompter_create(e, &pp, err))) goto fail;
-    if (!(g->vae = vae_session_create(e, false, 1, p->w, p->h, err))) goto fail;
+    struct memory_choice c;
+    int tile; /* that the picture can be decoded at all is known before it is drawn */
+    if (!make_schedule(g, err) || !(g->prompter = prompter_create(e, &pp, err)) ||
+        !vae_session_plan(e, false, false, p->w, p->h, &c, &tile, err))
+        goto fail;
     return g;
 fail:
     generator_destroy(&g);
@@ -243,7 +264,7 @@ static bool draw(struct generator *g, const struct generate_picture *p, const st
     if (ok) {
         rows_from_chw(g, sampler_x(s), g->x);
         float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
-        ok = vae_session_decode(g->vae, g->x, rgb, raw, err);
+        ok = open_vae(g, err) && vae_session_decode(g->vae, g->x, rgb, raw, err);
         if (ok) trace_f32(p->trace, "image", 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
     }
     sampler_destroy(&s);

@@ -63,6 +63,9 @@ struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct ten
  * program runs (gpu_program_params.ring_bytes). Writes and reads as usual. */
 struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct tensor_set *set, int64_t resident_bytes,
                                         struct error *err);
+/* Bytes that stay on the device even with resident_bytes 0. */
+int64_t gpu_set_streamed_least(const struct tensor_set *set);
+bool gpu_set_is_streamed(const struct gpu_set *s);
 void gpu_set_destroy(struct gpu_set **s);
 int64_t gpu_set_bytes(const struct gpu_set *s); /* on the device */
 /* Where the slot's bytes lie, for writing them as they are; NULL where the device's memory is not mapped. */

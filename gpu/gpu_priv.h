@@ -78,7 +78,6 @@ void gpu_pipeline_cache_save(struct gpu_device *dev);
 struct gpu_chunk *gpu_set_chunk(struct gpu_set *s, int chunk);
 /* Where a slot lies: chunk and byte offset. The chunk may be away (gpu_set_create_streamed). */
 struct gpu_chunk *gpu_set_place(struct gpu_set *s, int slot, int64_t *offset);
-bool gpu_set_is_streamed(const struct gpu_set *s);
 
 /* --- weights that come to the device in turn (gpu/stream.c) --- */
 struct gpu_copy {

@@ -124,7 +124,7 @@ bool gpu_submit(struct gpu_device *dev, VkCommandBuffer cb, struct error *err) {
 
 static bool copy_staged(struct gpu_device *dev, struct gpu_chunk *c, int64_t offset, uint8_t *data, int64_t bytes, bool up,
                         struct error *err) {
-    if (!dev->staging.buffer && !gpu_chunk_create(dev, &dev->staging, STAGING_BYTES, false, false, "the staging buffer", err))
+    if (!dev->staging.buffer && !gpu_chunk_create_away(dev, &dev->staging, STAGING_BYTES, "the staging buffer", err))
         return false;
     for (int64_t at = 0; at < bytes; at += STAGING_BYTES) {
         int64_t n = bytes - at < STAGING_BYTES ? bytes - at : STAGING_BYTES;

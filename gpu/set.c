@@ -112,6 +112,15 @@ static bool find_home(struct gpu_set *s, int slot, int first, int64_t *sizes, st
     return error_set(err, "%s needs more than %d buffers.", s->set->name, MAX_CHUNKS);
 }
 
+int64_t gpu_set_streamed_least(const struct tensor_set *set) {
+    int64_t kept = PLAN_ZERO_BYTES;
+    for (int i = 0; i < set->n_slots; i++) {
+        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
+        if (bytes < SMALL_BYTES) kept += bytes + HOME_ALIGN;
+    }
+    return kept;
+}
+
 struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct tensor_set *set, int64_t resident_bytes,
                                         struct error *err) {
     assert(!set->trainable);
@@ -119,12 +128,8 @@ struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct ten
     struct gpu_set *s = arena_alloc(a, sizeof *s);
     *s = (struct gpu_set){.arena = a, .dev = dev, .set = set, .bank = SET_DATA};
     s->homes = arena_alloc_n(a, (size_t)set->n_slots, sizeof *s->homes);
-    int64_t sizes[2 * MAX_CHUNKS] = {0}, kept = PLAN_ZERO_BYTES;
+    int64_t sizes[2 * MAX_CHUNKS] = {0}, kept = gpu_set_streamed_least(set);
     bool ok = true;
-    for (int i = 0; i < set->n_slots; i++) {
-        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
-        if (bytes < SMALL_BYTES) kept += bytes + HOME_ALIGN;
-    }
     for (int i = 0; ok && i < set->n_slots; i++) {
         int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
         bool small = bytes < SMALL_BYTES, stays = small || kept + bytes + HOME_ALIGN <= resident_bytes;
@@ -149,9 +154,9 @@ static void *pack_room(struct gpu_set *s, size_t bytes) {
 }
 
 void *gpu_set_slot(struct gpu_set *s, int slot) {
-    const struct tensor_slot *t = &s->set->slots[slot];
-    const struct gpu_chunk *c = &s->chunks[t->chunk];
-    return c->mapped ? c->mapped + t->offset * (int64_t)tensor_texel_bytes(s->set->dtype) : NULL;
+    int64_t offset;
+    const struct gpu_chunk *c = gpu_set_place(s, slot, &offset);
+    return c->mapped ? c->mapped + offset : NULL;
 }
 
 bool gpu_set_write(struct gpu_set *s, int slot, const float *data, struct error *err) {

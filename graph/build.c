@@ -36,7 +36,8 @@ static bool conv_check(struct graph *g, int x, int w, int bias, int res, const s
     int64_t high = ((int64_t)in.h << p->up) + 2 * p->pad - k, wide = ((int64_t)in.w << p->up) + 2 * p->pad - k;
     *y = (struct shape){in.n, p->out_h ? p->out_h : (int32_t)(high / stride + 1),
                         p->out_w ? p->out_w : (int32_t)(wide / stride + 1), weight.w};
-    if (high < 0 || wide < 0 || y->h < 1 || y->w < 1)
+    /* A stated size may reach past the end, where zeros are. */
+    if ((high < 0 && !p->out_h) || (wide < 0 && !p->out_w) || y->h < 1 || y->w < 1)
         return graph_fail(g, "conv2d: %dx%d pixels are too few for a %dx%d kernel", in.w, in.h, k, k), false;
     if (bias >= 0 && (shape_rows(graph_shape(g, bias)) != 1 || graph_shape(g, bias).c != y->c))
         return graph_fail(g, "conv2d: the bias is not one row of %d channels", y->c), false;
