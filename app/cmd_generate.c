@@ -47,6 +47,7 @@ static const struct option rows[] = {
     {"grid", OPTION_FLAG, FIELD(grid), NULL, "one sheet instead of single files: prompts down,\n--strengths or else seeds across"},
     {"out", OPTION_TEXT, FIELD(out), "FILE.png", "where to write; several pictures become FILE-001.png and so on", .required = true},
     {"from", OPTION_TEXT, FIELD(from), "FILE.png", "repeat the recipe in this PNG; other options override it"},
+    {"dry-run", OPTION_FLAG, FIELD(dry_run), NULL, "draw nothing; print how much memory it would take. With --class gpu\nand --memory also for a graphics card that is not here"},
     {"trace", OPTION_TEXT, FIELD(trace), "FILE.safetensors", "record token ids, embeddings, every step's latents and the image"},
 };
 
@@ -142,7 +143,7 @@ static bool write_sheet(struct run *r, struct error *e) {
 
 static bool load(struct run *r, const struct common *common, const char *recipe_hash, struct error *e) {
     const struct generate_options *o = r->plan.o;
-    if (!(r->engine = common_engine(common, o->model, e))) return false;
+    if (!(r->engine = common_engine_for(common, o->model, o->dry_run, e))) return false;
     struct model *m = r->engine->model;
     int factor = vae_config_factor(&m->vae), side = 512;
     r->facts = (struct generate_facts){o->width, o->height, m->name, r->hash, NULL};
@@ -164,6 +165,7 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     gp.eta = gp.has_eta ? (float)o->eta : 0;
     gp.noise_delta = (uint64_t)o->ensd;
     if (!noise_source_parse(o->noise, &gp.noise, e)) return false;
+    if (o->dry_run) return generate_print_memory(r->engine, &gp, e);
     r->generator_made = os_now_seconds();
     r->generator = generator_create(r->engine, &gp, e);
     return r->generator != NULL;
@@ -200,8 +202,8 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
         ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
-             load(&r, &common, recipe_hash, e) && draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e));
-        if (ok) print_summary(&r);
+             load(&r, &common, recipe_hash, e) && (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
+        if (ok && !o->dry_run) print_summary(&r);
     }
     generator_destroy(&r.generator);
     adapter_close(&r.adapter);

@@ -97,6 +97,8 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
+    print_bytes("room for more of it", p->ring_bytes, ": the rest comes in turn, which is slower");
+    print_bytes("with the host", p->away_bytes, ", not counted");
     print_bytes("text encoder", p->text_bytes, o->text || p->text_stays ? "" : ", only while captions are read");
     print_bytes("VAE", p->vae_bytes, ", only while pictures are read");
     print_bytes("LoRA", p->adapter_bytes, "");
@@ -162,7 +164,8 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, a, e) && (engine = common_engine(&common, o.model, e)) &&
+        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, a, e) &&
+             (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {
             struct train_plan plan = trainer_plan(t);

@@ -77,6 +77,10 @@ bool common_bytes_parse(const char *text, int64_t *bytes, struct error *e) {
 }
 
 struct engine *common_engine(const struct common *c, const char *model, struct error *e) {
+    return common_engine_for(c, model, false, e);
+}
+
+struct engine *common_engine_for(const struct common *c, const char *model, bool plan_only, struct error *e) {
     int64_t limit = 0;
     if (c->memory && !common_bytes_parse(c->memory, &limit, e)) return NULL;
     struct arena *a = arena_create(NULL);
@@ -85,7 +89,7 @@ struct engine *common_engine(const struct common *c, const char *model, struct e
     if (!os_dir_make(cache, &ignored)) cache = NULL; /* a cache is a comfort */
     struct engine_params p = {
         .gpu = {.device = c->device, .validate = c->validate || getenv("ATELIER_VALIDATE"), .f32 = c->f32, .cache_dir = cache,
-                .memory_limit = limit,
+                .memory_limit = limit, .plan_only = plan_only,
                 .force_class = !c->class_name ? 0 : !strcmp(c->class_name, "cpu") ? KERNEL_CPU : KERNEL_GPU},
         .model = model, .files = c->files, .weights = weights_choice(c->weights),
         .vae_tiling = !c->vae_tiling || !strcmp(c->vae_tiling, "auto") ? ENGINE_TILING_AUTO

@@ -19,6 +19,8 @@ struct option_table common_files_table(struct model_files *f);
 void common_apply(const struct common *c);
 /* Engine on the chosen device with the pipeline cache in the user's cache folder. model may be NULL. */
 struct engine *common_engine(const struct common *c, const char *model, struct error *e);
+/* plan_only: --memory may name more than there is, to plan for another device. */
+struct engine *common_engine_for(const struct common *c, const char *model, bool plan_only, struct error *e);
 /* Closes the engine; with --validate, false if the validation layer had something to say. Keeps an earlier failure:
  * returns ok && ... */
 bool common_close(struct engine **engine, bool ok, struct error *e);

@@ -14,7 +14,7 @@ struct generate_options {
     int steps, width, height, count, every, ensd;
     double cfg, rescale, eta; /* eta NAN: the sampler's own */
     uint64_t seed;
-    bool grid;
+    bool grid, dry_run;
     struct prompt_use prompt_use;
     struct region_use regions;
 };
@@ -36,6 +36,10 @@ bool generate_read_recipe(struct arena *a, const struct option_command *cmd, con
 bool generate_plan(struct generate_plan *plan, struct generate_options *o, struct error *e);
 
 enum guide_compose generate_compose(const struct generate_options *o);
+/* --dry-run: prints what drawing would take and how the device's memory is used. */
+struct generate_params;
+bool generate_print_memory(struct engine *engine, const struct generate_params *p, struct error *e);
+
 static inline int generate_pictures(const struct generate_plan *p) { return p->n_prompts * p->o->count * p->n_factors; }
 static inline bool generate_is_sheet(const struct generate_plan *p) { return p->o->grid; }
 

@@ -3,6 +3,7 @@
  * size; nothing is rebuilt between them, unless a prompt is longer or has more terms than the one before. */
 #include "diffusion/noise_stream.h"
 #include "engine/guide.h"
+#include "engine/memory.h"
 #include "io/safetensors.h"
 
 struct generate_params {
@@ -43,3 +44,14 @@ bool generator_run(struct generator *g, const struct generate_picture *p, const 
                    struct error *err);
 /* Seconds from generator_create to the end of the first step. */
 double generator_first_step_seconds(const struct generator *g);
+
+/* What drawing would take, phase by phase; nothing is loaded. */
+struct generate_memory {
+    int64_t text_bytes;  /* all text encoders; where they do not fit together, one after the other */
+    int64_t adapter_bytes;
+    struct memory_choice unet, vae, vae_f32; /* f32: only where the VAE overflows in half precision */
+    int vae_tile, vae_tile_f32;              /* pixels, 0: whole */
+    bool f32_possible, in_turn; /* in_turn: UNet and VAE are not there at the same time */
+    int64_t peak_bytes, device_bytes;
+};
+bool generate_memory_plan(struct engine *e, const struct generate_params *p, struct generate_memory *out, struct error *err);

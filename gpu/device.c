@@ -70,7 +70,7 @@ static void read_limits(struct gpu_device *dev) {
             dev->memory_total = (int64_t)dev->memory_properties.memoryHeaps[h].size;
     /* Lavapipe's heap is a round number; what it hands out is the host's memory. */
     if (cpu) dev->memory_total = (int64_t)os_memory_total();
-    if (dev->params.memory_limit && dev->params.memory_limit < dev->memory_total) dev->memory_total = dev->params.memory_limit;
+    if (dev->params.memory_limit && (dev->params.plan_only || dev->params.memory_limit < dev->memory_total)) dev->memory_total = dev->params.memory_limit;
 }
 
 static bool create_layouts(struct gpu_device *dev, struct error *err) {

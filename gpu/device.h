@@ -13,6 +13,7 @@ struct gpu_params {
     uint32_t limit_shared_bytes; /* 0: the device's; else pretend this much (tests) */
     const char *cache_dir;    /* pipeline cache; NULL: none on disk */
     int64_t memory_limit;     /* 0: the device's heap */
+    bool plan_only;           /* memory_limit may be more than the device has: plans for another one, allocates little */
 };
 
 struct gpu_device;

@@ -79,6 +79,13 @@ struct gpu_chunk *gpu_set_chunk(struct gpu_set *s, int chunk);
 /* Where a slot lies: chunk and byte offset. The chunk may be away (gpu_set_create_streamed). */
 struct gpu_chunk *gpu_set_place(struct gpu_set *s, int slot, int64_t *offset);
 
+/* Which tensors of a streamed set stay on the device whatever its budget: small ones, and a few outsized ones. */
+struct gpu_stay {
+    int64_t below, above; /* bytes */
+};
+struct gpu_stay gpu_set_stay(const struct tensor_set *set);
+static inline bool gpu_stays(struct gpu_stay s, int64_t bytes) { return bytes < s.below || bytes > s.above; }
+
 /* --- weights that come to the device in turn (gpu/stream.c) --- */
 struct gpu_copy {
     struct gpu_set *data;

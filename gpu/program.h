@@ -39,7 +39,8 @@ void gpu_program_destroy(struct gpu_program **prog);
 bool gpu_program_measure(struct gpu_device *dev, struct graph *g, const struct gpu_program_params *p,
                          struct gpu_memory_use *use, struct error *err);
 
-/* The smallest ring that a program over this tape needs to stream `set`: twice the largest weight. */
+/* The smallest ring that a program over this tape needs to stream `set`: twice the largest weight that does not
+ * stay anyway. */
 int64_t gpu_program_ring_least(const struct graph *g, const struct tensor_set *set);
 
 /* IO values: canonical [rows][c] f32. */

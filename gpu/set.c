@@ -1,5 +1,6 @@
 /* Device copies of tensor_sets. */
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "gpu/gpu_priv.h"
@@ -112,12 +113,35 @@ static bool find_home(struct gpu_set *s, int slot, int first, int64_t *sizes, st
     return error_set(err, "%s needs more than %d buffers.", s->set->name, MAX_CHUNKS);
 }
 
-int64_t gpu_set_streamed_least(const struct tensor_set *set) {
-    int64_t kept = PLAN_ZERO_BYTES;
-    for (int i = 0; i < set->n_slots; i++) {
-        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
-        if (bytes < SMALL_BYTES) kept += bytes + HOME_ALIGN;
+static int64_t slot_bytes(const struct tensor_set *set, int slot) { return tensor_bytes(set->slots[slot].dtype, set->slots[slot].shape); }
+
+static int falling(const void *x, const void *y) {
+    int64_t a = *(const int64_t *)x, b = *(const int64_t *)y;
+    return a < b ? 1 : a > b ? -1 : 0;
+}
+
+/* A ring costs twice the largest tensor that goes through it, so a few outsized ones (token tables) had better stay:
+ * the k largest, for the k with the least of their sum and twice the next. */
+struct gpu_stay gpu_set_stay(const struct tensor_set *set) {
+    struct arena *a = arena_create(NULL);
+    int64_t *sizes = arena_alloc_n(a, (size_t)set->n_slots + 1, sizeof *sizes), sum = 0, best = INT64_MAX;
+    struct gpu_stay stay = {.below = SMALL_BYTES, .above = INT64_MAX};
+    for (int i = 0; i < set->n_slots; i++) sizes[i] = slot_bytes(set, i);
+    qsort(sizes, (size_t)set->n_slots, sizeof *sizes, falling);
+    for (int k = 0; k < set->n_slots; k++) {
+        bool tied = k > 0 && sizes[k] == sizes[k - 1]; /* equal ones go together */
+        if (!tied && sum + 2 * sizes[k] < best) best = sum + 2 * sizes[k], stay.above = sizes[k];
+        sum += sizes[k];
     }
+    arena_destroy(&a);
+    return stay;
+}
+
+int64_t gpu_set_streamed_least(const struct tensor_set *set) {
+    struct gpu_stay stay = gpu_set_stay(set);
+    int64_t kept = PLAN_ZERO_BYTES;
+    for (int i = 0; i < set->n_slots; i++)
+        if (gpu_stays(stay, slot_bytes(set, i))) kept += slot_bytes(set, i) + HOME_ALIGN;
     return kept;
 }
 
@@ -128,12 +152,13 @@ struct gpu_set *gpu_set_create_streamed(struct gpu_device *dev, const struct ten
     struct gpu_set *s = arena_alloc(a, sizeof *s);
     *s = (struct gpu_set){.arena = a, .dev = dev, .set = set, .bank = SET_DATA};
     s->homes = arena_alloc_n(a, (size_t)set->n_slots, sizeof *s->homes);
+    struct gpu_stay stay = gpu_set_stay(set);
     int64_t sizes[2 * MAX_CHUNKS] = {0}, kept = gpu_set_streamed_least(set);
     bool ok = true;
     for (int i = 0; ok && i < set->n_slots; i++) {
-        int64_t bytes = tensor_bytes(set->slots[i].dtype, set->slots[i].shape);
-        bool small = bytes < SMALL_BYTES, stays = small || kept + bytes + HOME_ALIGN <= resident_bytes;
-        if (stays && !small) kept += bytes + HOME_ALIGN;
+        int64_t bytes = slot_bytes(set, i);
+        bool must = gpu_stays(stay, bytes), stays = must || kept + bytes + HOME_ALIGN <= resident_bytes;
+        if (stays && !must) kept += bytes + HOME_ALIGN;
         ok = find_home(s, i, stays ? 0 : AWAY, sizes, err);
     }
     for (int c = 0; ok && c < 2 * MAX_CHUNKS; c++) {

@@ -25,12 +25,13 @@ static struct gpu_set *away_input(const struct gpu_program *prog, const struct n
 }
 
 int64_t gpu_program_ring_least(const struct graph *g, const struct tensor_set *set) {
+    struct gpu_stay stay = gpu_set_stay(set);
     int64_t most = 0;
     for (int n = 0; n < g->n_nodes; n++) {
         int64_t need = 0;
         for (int i = 0; i < g->nodes[n].n_in; i++) {
             const struct value *v = g->nodes[n].in[i] < 0 ? NULL : &g->values[g->nodes[n].in[i]];
-            if (v && v->cls == VALUE_SET && v->set == set) need += slot_bytes(set, v->slot);
+            if (v && v->cls == VALUE_SET && v->set == set && !gpu_stays(stay, tensor_bytes(v->dtype, v->shape))) need += slot_bytes(set, v->slot);
         }
         if (need > most) most = need;
     }
@@ -68,8 +69,9 @@ bool gpu_stream_plan(struct gpu_program *prog, struct error *err) {
         for (int i = 0; i < g->nodes[n].n_in; i++) any |= away_input(prog, &g->nodes[n], i, &slot) != NULL;
     if (!any) return true;
     for (int i = 0; i < prog->params.n_bindings; i++) {
-        int64_t least = gpu_program_ring_least(g, prog->params.bindings[i].set) / 2;
-        if (gpu_set_is_streamed(prog->params.bindings[i].data) && half < least) half = least;
+        const struct gpu_binding *b = &prog->params.bindings[i]; /* an unused bank has no data */
+        int64_t least = b->data && gpu_set_is_streamed(b->data) ? gpu_program_ring_least(g, b->set) / 2 : 0;
+        if (half < least) half = least;
     }
     if (half > prog->dev->max_chunk) half = prog->dev->max_chunk;
     struct gpu_stream *s = prog->stream = arena_alloc(prog->arena, sizeof *s);

@@ -96,7 +96,7 @@ static void test_pictures_within_a_budget(void **state) {
     static uint8_t want[N], got[N];
     int64_t all = draw(0, want, SIDE, &e), least = 0;
     assert_true(all > 0);
-    for (int64_t limit = all; limit > 0; limit -= all / 8) {
+    for (int64_t limit = all; limit > 0; limit -= all / 10) {
         memset(got, 0, N);
         int64_t peak = draw(limit, got, SIDE, &e);
         if (peak < 0) break;

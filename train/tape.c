@@ -170,7 +170,7 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
 
 static struct gpu_program_params step_params(struct trainer *t) {
     return engine_program_params(t->e, "The training step",
-                                 t->tape.remat ? "Lower --batch or --resolution." : "Lower --batch or --resolution, or set --checkpointing on.");
+                                 t->tape.remat ? "Lower --batch or --resolution, take --weights nf4, or allow more with --memory." : "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.");
 }
 
 static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error *err) {
@@ -203,7 +203,8 @@ static void plan_weights(struct trainer *t) {
     p->device_bytes = gpu_device_memory_total(t->e->dev);
 }
 
-/* Recompute is chosen when the plain tape does not fit: it costs about a third more time. */
+/* Recompute is chosen when the plain tape does not fit: it costs about a third more time. What then still does not fit is
+ * engine/memory.h's business. */
 bool train_tapes_build(struct trainer *t, struct error *err) {
     if (!build_optimiser(t, err) || !build_sum(t, err) || !build_average(t, err)) return false;
     plan_weights(t);
@@ -216,28 +217,45 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
         if (!build_step(t, true, err) || !measure(t, &use, err)) return false;
     }
     struct train_plan *p = &t->plan;
+    const struct memory_choice *c = &t->memory;
     p->remat = remat;
-    p->activation_bytes = use.activations, p->io_bytes = use.io, p->prepared_bytes = use.prepared;
-    p->peak_bytes = resident_bytes(t) + use.activations + use.io + use.prepared;
-    if (p->peak_bytes > p->device_bytes)
-        return error_set(err, "Training needs %.0f MiB on %s, which has %.0f MiB: lower --batch or --resolution%s.",
-                         (double)p->peak_bytes / 1048576, gpu_device_name(t->e->dev), (double)p->device_bytes / 1048576,
-                         remat ? "" : ", or set --checkpointing on");
+    if (!memory_choose(t->e, t->tape.g, ENGINE_UNET, left + p->unet_bytes, "The training step", step_params(t).memory_hint, &t->memory, err))
+        return false;
+    p->unet_bytes = c->weight_bytes, p->away_bytes = c->away_bytes, p->ring_bytes = c->ring_bytes;
+    p->activation_bytes = c->activation_bytes, p->io_bytes = c->io_bytes, p->prepared_bytes = c->prepared_bytes;
+    p->peak_bytes = resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes;
     return true;
+}
+
+/* The parts that the tape reads stay until it is gone. */
+static void pin_parts(struct trainer *t) {
+    t->pinned = true;
+    memory_pin(t->e, ENGINE_UNET);
+    for (int i = 0; t->text_on_tape && i < t->e->model->n_texts; i++) memory_pin(t->e, (enum engine_part)(ENGINE_TEXT + i));
+}
+
+void train_tapes_close(struct trainer *t) {
+    gpu_program_destroy(&t->tape.prog);
+    if (!t->pinned) return;
+    t->pinned = false;
+    memory_unpin(t->e, ENGINE_UNET);
+    for (int i = 0; t->text_on_tape && i < t->e->model->n_texts; i++) memory_unpin(t->e, (enum engine_part)(ENGINE_TEXT + i));
 }
 
 bool train_tapes_open(struct trainer *t, struct error *err) {
     struct engine *e = t->e;
     struct tensor_set *set = t->adapter->stack->set;
-    if (!engine_load(e, ENGINE_UNET, err)) return false;
+    if (!memory_load(e, ENGINE_UNET, &t->memory, err)) return false;
     for (int i = 0; t->text_on_tape && i < e->model->n_texts; i++)
         if (!engine_load(e, (enum engine_part)(ENGINE_TEXT + i), err)) return false;
+    pin_parts(t);
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
     if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
     struct gpu_binding b[MAX_BINDINGS];
     struct gpu_program_params p = step_params(t);
     p.bindings = b, p.n_bindings = bindings(t, b);
+    p.no_prepare = t->memory.no_prepare, p.ring_bytes = t->memory.ring_bytes;
     if (!(t->tape.prog = gpu_program_create(e->dev, t->tape.g, &p, err))) return false;
     struct gpu_program_params op = engine_program_params(e, "The sum of gradients", NULL);
     op.bindings = b, op.n_bindings = p.n_bindings;

@@ -144,7 +144,7 @@ void trainer_destroy(struct trainer **p) {
     if (!t) return;
     *p = NULL;
     generator_destroy(&t->samples);
-    gpu_program_destroy(&t->tape.prog);
+    train_tapes_close(t);
     optimiser_destroy(&t->optimiser);
     gpu_program_destroy(&t->banks.sum_prog);
     gpu_program_destroy(&t->banks.ema_prog);

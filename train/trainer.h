@@ -58,8 +58,9 @@ struct train_plan {
     size_t n_from[DATASET_CAPTION_KINDS];
     int n_layers;
     int64_t n_params;
-    int64_t unet_bytes, vae_bytes, text_bytes;          /* weights */
+    int64_t unet_bytes, vae_bytes, text_bytes;          /* weights on the device */
     int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
+    int64_t away_bytes, ring_bytes; /* of the UNet's weights: with the host; where they come to in turn */
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
     bool remat, text_stays; /* the text encoders stay on the device */

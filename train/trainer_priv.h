@@ -1,6 +1,7 @@
 #pragma once
 #include "base/rng.h"
 #include "engine/generate.h"
+#include "engine/memory.h"
 #include "io/jsonl.h"
 #include "io/tfevents.h"
 #include "train/trainer.h"
@@ -49,6 +50,8 @@ struct trainer {
     struct bank_tapes banks;
     struct optimiser *optimiser;
     struct train_plan plan;
+    struct memory_choice memory; /* of the UNet's weights and the tape */
+    bool pinned;                 /* engine/memory.h */
     int lw, lh, channels, tokens, width;
     float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */
     float *contexts;  /* [texts][tokens][width], unless the text encoders train */
@@ -86,6 +89,7 @@ bool train_cache_build(struct trainer *t, struct error *err);
 bool train_adapter_create(struct trainer *t, struct error *err);
 bool train_tapes_build(struct trainer *t, struct error *err);
 bool train_tapes_open(struct trainer *t, struct error *err);
+void train_tapes_close(struct trainer *t);
 void train_dropout_add(const struct trainer *t, struct lora_binding *b); /* after the tape's dropout_key is made */
 /* batch.c */
 void train_epoch_shuffle(struct trainer *t);
