@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 
-enum { SLACK_BYTES = 1 << 20 }; /* rounding of the few buffers that a program takes */
+enum { SLACK_BYTES = 1 << 16 }; /* rounding of the few buffers that a program takes */
 
 static double mib(int64_t bytes) { return (double)bytes / 1048576; }
 

@@ -275,21 +275,27 @@ static struct train_plan plan_within(int64_t bytes, enum train_remat remat, stru
     return plan;
 }
 
-/* Where the plain step does not fit, activations are recomputed; where nothing fits, the sentence names options. */
+/* Where the plain step does not fit, activations are recomputed; where that does not fit, weights come in turn; where nothing
+ * fits, the sentence names options. */
 static void test_little_memory(void **state) {
     struct error e = {{0}};
     int64_t much = plan_within(0, TRAIN_REMAT_OFF, &e).peak_bytes, less = plan_within(0, TRAIN_REMAT_ON, &e).peak_bytes;
     print_message("%.2f MiB, recomputing %.2f MiB %s\n", (double)much / 1048576, (double)less / 1048576, e.text);
     assert_true(0 < less && less < much);
-    assert_false(plan_within(0, TRAIN_REMAT_AUTO, &e).remat);
-    assert_true(plan_within((much + less) / 2, TRAIN_REMAT_AUTO, &e).remat);
+    struct train_plan plan = plan_within(0, TRAIN_REMAT_AUTO, &e);
+    assert_false(plan.remat || plan.away_bytes);
+    plan = plan_within((much + less) / 2 + 65536, TRAIN_REMAT_AUTO, &e);
+    assert_true(plan.remat && !plan.away_bytes);
+    plan = plan_within(less - 4096, TRAIN_REMAT_AUTO, &e);
+    assert_true(plan.remat && plan.away_bytes > 0 && plan.ring_bytes > 0 && plan.peak_bytes <= less - 4096);
     assert_string_equal(e.text, "");
-    plan_within((much + less) / 2, TRAIN_REMAT_OFF, &e);
-    print_message("%s\n", e.text);
-    assert_true(strstr(e.text, "--checkpointing on") && strstr(e.text, "--batch"));
-    plan_within(less - 4096, TRAIN_REMAT_AUTO, &e);
-    print_message("%s\n", e.text);
+    int64_t least = less;
+    for (; !e.text[0]; least -= less / 50) plan_within(least, TRAIN_REMAT_AUTO, &e);
+    print_message("%.2f MiB are too few: %s\n", (double)least / 1048576, e.text);
     assert_true(strstr(e.text, "--batch") && strstr(e.text, "MiB") && !strstr(e.text, "--checkpointing"));
+    assert_true(least < less * 9 / 10);
+    plan_within(least, TRAIN_REMAT_OFF, &e);
+    assert_true(strstr(e.text, "--checkpointing on") && strstr(e.text, "--batch"));
 }
 
 static void interrupt(void *ctx, const struct train_report *r) {
