@@ -10,6 +10,7 @@
 #include "engine/memory.h"
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
+#include "train/trainer.h"
 
 enum { TILE = 64 };
 
@@ -111,11 +112,40 @@ static void test_pictures_within_a_budget(void **state) {
     assert_non_null(strstr(e.text, "needs at least"));
 }
 
+/* The demo model's training step: kept whole, recomputed, with weights in turn, refused. */
+static void test_training_within_a_budget(void **state) {
+    struct error e = {0};
+    int64_t before = INT64_MAX;
+    bool streamed = false;
+    for (int64_t limit = 0;; limit = limit ? limit * 4 / 5 : 96 << 20) {
+        struct engine_params ep = {.gpu = {.device = "cpu", .memory_limit = limit}, .model = ATELIER_SOURCE_DIR "/assets/model",
+                                   .weights = ENGINE_WEIGHTS_F32};
+        struct engine *engine = engine_open(&ep, &e);
+        if (!engine) fail_msg("%s", e.text);
+        struct train_params p = train_params_default();
+        p.batch = 1, p.rank = 4;
+        struct trainer *t = trainer_create(engine, &p, true, &e);
+        struct train_plan plan = t ? trainer_plan(t) : (struct train_plan){0};
+        trainer_destroy(&t);
+        engine_close(&engine);
+        if (e.text[0]) break;
+        assert_true(!limit || plan.peak_bytes <= limit);
+        assert_true(plan.peak_bytes <= before);
+        assert_true(!plan.away_bytes || (plan.remat && plan.ring_bytes > 0 && !plan.prepared_bytes));
+        before = plan.peak_bytes;
+        streamed |= plan.away_bytes > 0;
+    }
+    print_message("%.1f MiB at least; then: %s\n", (double)before / 1048576, e.text);
+    assert_true(streamed);
+    assert_non_null(strstr(e.text, "needs at least"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiles_are_diffusers),
         cmocka_unit_test(test_overflow_is_done_again),
         cmocka_unit_test(test_pictures_within_a_budget),
+        cmocka_unit_test(test_training_within_a_budget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -275,8 +275,8 @@ static struct train_plan plan_within(int64_t bytes, enum train_remat remat, stru
     return plan;
 }
 
-/* Where the plain step does not fit, activations are recomputed; where that does not fit, weights come in turn; where nothing
- * fits, the sentence names options. */
+/* Where the plain step does not fit, activations are recomputed; where nothing fits, the sentence names options. (Weights in
+ * turn: tests/test_memory.c; here most are too small for that.) */
 static void test_little_memory(void **state) {
     struct error e = {{0}};
     int64_t much = plan_within(0, TRAIN_REMAT_OFF, &e).peak_bytes, less = plan_within(0, TRAIN_REMAT_ON, &e).peak_bytes;
@@ -286,14 +286,11 @@ static void test_little_memory(void **state) {
     assert_false(plan.remat || plan.away_bytes);
     plan = plan_within((much + less) / 2 + 65536, TRAIN_REMAT_AUTO, &e);
     assert_true(plan.remat && !plan.away_bytes);
-    plan = plan_within(less - 4096, TRAIN_REMAT_AUTO, &e);
-    assert_true(plan.remat && plan.away_bytes > 0 && plan.ring_bytes > 0 && plan.peak_bytes <= less - 4096);
     assert_string_equal(e.text, "");
     int64_t least = less;
     for (; !e.text[0]; least -= less / 50) plan_within(least, TRAIN_REMAT_AUTO, &e);
     print_message("%.2f MiB are too few: %s\n", (double)least / 1048576, e.text);
     assert_true(strstr(e.text, "--batch") && strstr(e.text, "MiB") && !strstr(e.text, "--checkpointing"));
-    assert_true(least < less * 9 / 10);
     plan_within(least, TRAIN_REMAT_OFF, &e);
     assert_true(strstr(e.text, "--checkpointing on") && strstr(e.text, "--batch"));
 }
