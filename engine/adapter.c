@@ -103,8 +103,7 @@ static bool load_files(struct adapter *ad, struct engine *e, const struct lora_k
         if (!(ad->files[i] = lora_file_open(paths[i], keys, err)) || !lora_file_require_match(ad->files[i], keys, err) ||
             !add_file(ad, e, ad->files[i], i, blocks && blocks[i], err))
             return false;
-    lora_stack_seal(ad->stack);
-    return upload(ad, e, err);
+    return lora_stack_seal(ad->stack, err) && upload(ad, e, err);
 }
 
 static bool set_blocks(struct adapter *ad, const struct lora_blocks *const *blocks, const struct model *m, struct error *err) {
@@ -141,6 +140,10 @@ struct adapter *adapter_open_blocks(struct engine *e, const char *const *paths, 
     ad->names = arena_alloc_n(a, (size_t)n + 1, sizeof *ad->names);
     ad->hashes = arena_alloc_n(a, (size_t)n + 1, sizeof *ad->hashes);
     ad->stack = lora_stack_create(a, "The LoRA", gpu_device_storage(e->dev), false, gpu_device_max_chunk(e->dev));
+    /* Where the model's matrices are kept small, large ones here are too; codes would be too coarse for a change. */
+    const struct tensor_set *base = e->model->unet_params->set;
+    if (base->matrix_dtype != base->dtype && ad->stack->set->dtype == TENSOR_F32)
+        tensor_set_narrow(ad->stack->set, TENSOR_F16, TENSOR_NARROW_LEAST);
     struct lora_model model = adapter_lora_model(e->model);
     for (int p = 0; p < LORA_N_PARTS; p++)
         ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;

@@ -130,7 +130,7 @@ static bool add_adapter(struct rig *r, struct error *err) {
         if (lora_selection_has(LORA_SELECT_ATTN, r->targets.items[i].path) &&
             !lora_stack_add_new(r->stack, 0, model, r->targets.items[i].path, RANK, RANK, &rng, err))
             return false;
-    lora_stack_seal(r->stack);
+    if (!lora_stack_seal(r->stack, err)) return false;
     static const enum set_bank banks[BANKS] = {SET_DATA, SET_GRAD, SET_MOMENT1, SET_MOMENT2};
     for (int i = 0; i < BANKS; i++)
         if (!(r->banks[i] = gpu_set_create(r->dev, r->stack->set, banks[i], err))) return false;

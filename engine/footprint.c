@@ -34,8 +34,7 @@ static bool add_layers(struct lora_stack *stack, const struct nn_target_list *ta
         if (lora_selection_has(p->targets, targets->items[i].path) &&
             !lora_stack_add_new(stack, 0, model, targets->items[i].path, p->rank, (float)p->rank, &rng, err))
             return false;
-    lora_stack_seal(stack);
-    return true;
+    return lora_stack_seal(stack, err);
 }
 
 static int build_unet(struct graph *g, struct nn_params *params, const struct nn_hook *hook, const struct unet_config *cfg,

@@ -52,6 +52,8 @@ enum { TENSOR_NARROW_LEAST = 32 }; /* what models use */
 void tensor_set_narrow(struct tensor_set *set, enum tensor_dtype dtype, int least);
 /* Bytes on the device of a tensor of this shape, scales included. */
 int64_t tensor_bytes(enum tensor_dtype dtype, struct shape shape);
+/* Whether one more tensor of this shape finds a place. */
+bool tensor_set_has_room(const struct tensor_set *set, struct shape shape);
 /* Adds a tensor and places it; returns its slot. */
 int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape);
 int tensor_set_find(const struct tensor_set *set, const char *name); /* -1 if absent */

@@ -33,13 +33,25 @@ static enum tensor_dtype slot_dtype(const struct tensor_set *set, struct shape s
     return quant_fits(shape) && shape.w > 1 && large ? set->matrix_dtype : set->dtype;
 }
 
+static int64_t slot_texels(const struct tensor_set *set, enum tensor_dtype dtype, struct shape shape) {
+    int64_t texel = (int64_t)tensor_texel_bytes(set->dtype), texels = (tensor_bytes(dtype, shape) + texel - 1) / texel;
+    return (texels + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+}
+
+enum { MAX_CHUNKS = sizeof((struct tensor_set *)0)->chunk_texels / sizeof((struct tensor_set *)0)->chunk_texels[0] };
+
+bool tensor_set_has_room(const struct tensor_set *set, struct shape shape) {
+    int64_t texels = slot_texels(set, slot_dtype(set, shape), shape);
+    if (SET_ZERO_TEXELS + texels > set->max_chunk_texels) return false;
+    return set->n_chunks < MAX_CHUNKS || set->chunk_texels[MAX_CHUNKS - 1] + texels <= set->max_chunk_texels;
+}
+
 int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape) {
     enum tensor_dtype dtype = slot_dtype(set, shape);
-    int64_t texel = (int64_t)tensor_texel_bytes(set->dtype), texels = (tensor_bytes(dtype, shape) + texel - 1) / texel;
-    texels = (texels + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN;
+    int64_t texels = slot_texels(set, dtype, shape);
     int last = set->n_chunks - 1;
     if (last < 0 || set->chunk_texels[last] + texels > set->max_chunk_texels) {
-        assert(set->n_chunks < (int)(sizeof set->chunk_texels / sizeof set->chunk_texels[0]));
+        assert(set->n_chunks < MAX_CHUNKS);
         last = set->n_chunks++;
         set->chunk_texels[last] = SET_ZERO_TEXELS;
     }

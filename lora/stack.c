@@ -128,9 +128,20 @@ static int layout_get(struct lora_stack *s, const struct lora_stack_layer *layer
     return s->n_layouts++;
 }
 
-static void layer_place(struct lora_stack *s, struct lora_stack_layer *layer) {
-    if (layer->n_dense) lora_stack_place_dense(s, layer);
-    if (!layer->n_parts) return;
+int lora_stack_slot(struct lora_stack *s, const struct lora_stack_layer *layer, const char *what, struct shape shape,
+                    struct error *e) {
+    if (tensor_set_has_room(s->set, shape))
+        return tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.%s", s->models[layer->model].name, layer->target->path, what),
+                              shape);
+    double most = (double)s->set->max_chunk_texels * 16 * (double)tensor_texel_bytes(s->set->dtype) / 1048576;
+    error_set(e, "The adapters up to %s take more than %.0f MiB, which is all that can be placed; use fewer at once, or merge "
+                 "them into the model first.", layer->target->path, most);
+    return -1;
+}
+
+static bool layer_place(struct lora_stack *s, struct lora_stack_layer *layer, struct error *e) {
+    if (layer->n_dense && !lora_stack_place_dense(s, layer, e)) return false;
+    if (!layer->n_parts) return true;
     int columns = 0;
     for (int i = 0; i < layer->n_parts; i++) {
         layer->parts[i].first = columns;
@@ -139,22 +150,21 @@ static void layer_place(struct lora_stack *s, struct lora_stack_layer *layer) {
     layer->columns = (columns + 3) / 4 * 4;
     layer->layout = layout_get(s, layer);
     struct shape w = layer->target->weight;
-    const char *model = s->models[layer->model].name, *path = layer->target->path;
-    layer->down = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.lora_down", model, path),
-                                 (struct shape){w.n, 1, layer->columns, w.c});
-    layer->up = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.lora_up", model, path),
-                               (struct shape){1, 1, w.w, layer->columns});
+    layer->down = lora_stack_slot(s, layer, "lora_down", (struct shape){w.n, 1, layer->columns, w.c}, e);
+    if (layer->down >= 0) layer->up = lora_stack_slot(s, layer, "lora_up", (struct shape){1, 1, w.w, layer->columns}, e);
+    return layer->up >= 0;
 }
 
-void lora_stack_seal(struct lora_stack *s) {
+bool lora_stack_seal(struct lora_stack *s, struct error *e) {
     assert(!s->sealed);
     s->sealed = true;
     s->layouts = arena_alloc_n(s->arena, (size_t)s->n_layers, sizeof *s->layouts);
     /* In the models' order, so that the bytes of a training run do not depend on the order of adding. */
     for (int m = 0; m < s->n_models; m++)
         for (int t = 0; t < s->models[m].targets->n + s->models[m].targets->n_norms; t++)
-            if (s->models[m].layer_of[t] >= 0) layer_place(s, &s->layers[s->models[m].layer_of[t]]);
+            if (s->models[m].layer_of[t] >= 0 && !layer_place(s, &s->layers[s->models[m].layer_of[t]], e)) return false;
     lora_stack_seal_dense(s);
+    return true;
 }
 
 static const struct lora_stack_layer *layer_of_slot(const struct lora_stack *s, int slot) {

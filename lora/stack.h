@@ -98,8 +98,8 @@ bool lora_stack_add_dense(struct lora_stack *s, int adapter, int model, const ch
 /* Fresh factors for training: down uniform in +-1/sqrt(in*k*k), up zero. */
 bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char *path, int rank, float alpha,
                         struct rng *rng, struct error *e);
-/* Places the slots; nothing can be added afterwards. */
-void lora_stack_seal(struct lora_stack *s);
+/* Places the slots; nothing can be added afterwards. False with a sentence if they are more than a set can place. */
+bool lora_stack_seal(struct lora_stack *s, struct error *e);
 
 /* A slot's canonical f32 rows, for upload. False where a change of weight could not be computed. */
 bool lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst, struct error *e);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { BIAS_COLUMNS = 4 }; /* the bias is the first; a texel is the least that a slot has */
@@ -27,18 +28,20 @@ bool lora_stack_add_dense(struct lora_stack *s, int adapter, int model, const ch
     return true;
 }
 
-void lora_stack_place_dense(struct lora_stack *s, struct lora_stack_layer *layer) {
+bool lora_stack_place_dense(struct lora_stack *s, struct lora_stack_layer *layer, struct error *e) {
     const struct nn_target *t = layer->target;
-    const char *model = s->models[layer->model].name;
     struct shape bias = t->is_norm ? t->weight : (struct shape){1, 1, t->weight.w, BIAS_COLUMNS};
+    char name[32];
     for (int i = 0; i < layer->n_dense; i++) {
         struct lora_stack_dense *d = &layer->dense[i];
         /* A norm's operator wants both; what the adapter lacks is zero. */
-        if (d->change.weight || t->is_norm)
-            d->weight = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.diff_%d", model, t->path, d->adapter), t->weight);
-        if (d->change.bias || t->is_norm)
-            d->bias = tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.diff_b_%d", model, t->path, d->adapter), bias);
+        snprintf(name, sizeof name, "diff_%d", d->adapter);
+        bool weight = d->change.weight || t->is_norm, biased = d->change.bias || t->is_norm;
+        if (weight && (d->weight = lora_stack_slot(s, layer, name, t->weight, e)) < 0) return false;
+        snprintf(name, sizeof name, "diff_b_%d", d->adapter);
+        if (biased && (d->bias = lora_stack_slot(s, layer, name, bias, e)) < 0) return false;
     }
+    return true;
 }
 
 void lora_stack_seal_dense(struct lora_stack *s) {

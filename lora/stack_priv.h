@@ -7,8 +7,11 @@
 /* The stack's entry for a layer or norm, made if need be. */
 struct lora_stack_layer *lora_stack_layer_get(struct lora_stack *s, int model, const struct nn_target *t);
 
+/* A slot "<model>.<layer>.<what>"; -1 with a sentence where there is no more room. */
+int lora_stack_slot(struct lora_stack *s, const struct lora_stack_layer *layer, const char *what, struct shape shape,
+                    struct error *e);
 /* At sealing: a layer's slots, then the columns behind those of all layouts. */
-void lora_stack_place_dense(struct lora_stack *s, struct lora_stack_layer *layer);
+bool lora_stack_place_dense(struct lora_stack *s, struct lora_stack_layer *layer, struct error *e);
 void lora_stack_seal_dense(struct lora_stack *s);
 bool lora_stack_read_dense(const struct lora_stack *s, int slot, float *dst, struct error *e);
 

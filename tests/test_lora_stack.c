@@ -64,6 +64,12 @@ static void test_refusals(void **state) {
     f.in = 16, f.rank = 0;
     assert_false(
         lora_stack_add(s, 0, 0, "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k", &f, &e));
+    struct lora_stack *small = lora_stack_create(m.arena, "lora", TENSOR_F32, false, 512);
+    lora_stack_model(small, "unet", &m.targets), lora_stack_adapter(small);
+    f.rank = 1;
+    assert_true(lora_stack_add(small, 0, 0, path, &f, &e));
+    assert_false(lora_stack_seal(small, &e)); /* 16x16 numbers do not go into 512 bytes */
+    assert_non_null(strstr(e.text, path));
     enum lora_selection selection;
     assert_false(lora_selection_parse("everything", &selection, &e));
     mini_unet_close(&m);

@@ -56,7 +56,7 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
     }
     if (n == 0) return error_set(err, "The model has no layer that the chosen --targets%s name; try --targets all%s.",
                                 t->params.blocks ? " and --blocks" : "", t->params.blocks ? " or more blocks" : "");
-    lora_stack_seal(stack);
+    if (!lora_stack_seal(stack, err)) return false;
     t->plan.n_layers = n;
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];

@@ -102,7 +102,7 @@ static void step_open(struct step *t, const char *model, const char *choice) {
         f.up = read_f32(a, t->file, kohya_key(a, "start", target->path, "lora_up.weight"));
         if (!lora_stack_add(t->stack, adapter, unet, target->path, &f, &e)) fail_msg("%s", e.text);
     }
-    lora_stack_seal(t->stack);
+    assert_true(lora_stack_seal(t->stack, &e));
     size_t in_file = 0;
     for (size_t i = 0; i < st_count(t->file); i++)
         in_file += strncmp(st_at(t->file, i)->name, "gradient.", 9) == 0;

@@ -56,7 +56,7 @@ struct lora_stack *mini_unet_random_stack(struct mini_unet *m, bool trainable) {
             if (!lora_stack_add(s, adapter, unet, t->path, &f, &e)) fail_msg("%s", e.text);
         }
     }
-    lora_stack_seal(s);
+    assert_true(lora_stack_seal(s, &e));
     return s;
 }
 
