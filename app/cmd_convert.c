@@ -19,9 +19,11 @@ static const struct option rows[] = {
      "diffusers: one file with its settings in the metadata, LoRA and DoRA\n"
      "peft: a folder with adapter_config.json per part of the model, LoRA and DoRA",
      .choices = "kohya|diffusers|peft", .required = true},
-    {"model", OPTION_TEXT, FIELD(model), "DIR", "a model of the family that it was made for: names its layers", .required = true},
+    {"model", OPTION_TEXT, FIELD(model), "DIR",
+     "a model of the family that it was made for: names its layers", .required = true},
     {"out", OPTION_TEXT, FIELD(out), "PATH", "the file to write; for peft a folder", .required = true},
-    {"partial", OPTION_FLAG, FIELD(partial), NULL, "leave out what the spelling cannot hold, instead of refusing"},
+    {"partial", OPTION_FLAG, FIELD(partial), NULL,
+     "leave out what the spelling cannot hold, instead of refusing"},
 };
 
 static bool convert(const char *path, const struct convert_options *o, struct arena *a, struct error *e) {
@@ -47,9 +49,14 @@ static bool convert(const char *path, const struct convert_options *o, struct ar
 bool cmd_convert(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct convert_options o = {0};
-    struct option_command cmd = {.usage = "convert FILE --to kohya|diffusers|peft --model DIR --out PATH",
-                                 .about = "Writes a LoRA file or folder of any spelling in another program's, with the same numbers.",
-                                 .tables = {{OPTION_ROWS(rows), &o}}, .n_tables = 1, .min_args = 1, .max_args = 1, .args_name = "LoRA file"};
+    struct option_command cmd = {
+        .usage = "convert FILE --to kohya|diffusers|peft --model DIR --out PATH",
+        .about = "Writes a LoRA file or folder of any spelling in another program's, with the same numbers.",
+        .tables = {{OPTION_ROWS(rows), &o}},
+        .n_tables = 1,
+        .min_args = 1,
+        .max_args = 1,
+        .args_name = "LoRA file"};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);

@@ -14,9 +14,12 @@ struct merge_options {
 #define FIELD(name) offsetof(struct merge_options, name)
 
 static const struct option rows[] = {
-    {"model", OPTION_TEXT, FIELD(model), "PATH", "the model: a folder in diffusers' layout or a single file", .required = true},
-    {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH]", "what to bake in, of any kind and spelling; may be repeated", .required = true},
-    {"out", OPTION_TEXT, FIELD(out), "PATH", "a new folder for a folder, a .safetensors file for a single file", .required = true},
+    {"model", OPTION_TEXT, FIELD(model), "PATH", "the model: a folder in diffusers' layout or a single file",
+     .required = true},
+    {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH]",
+     "what to bake in, of any kind and spelling; may be repeated", .required = true},
+    {"out", OPTION_TEXT, FIELD(out), "PATH",
+     "a new folder for a folder, a .safetensors file for a single file", .required = true},
 };
 
 static bool merge(const struct merge_options *o, struct arena *a, struct error *e) {
@@ -42,8 +45,10 @@ bool cmd_merge_into(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct merge_options o = {0};
     struct option_command cmd = {.usage = "merge-into --model PATH --lora FILE[:STRENGTH]... --out PATH",
-                                 .about = "Bakes LoRAs into a model: the same names, types and layout, with the LoRAs' changes in the weights.",
-                                 .tables = {{OPTION_ROWS(rows), &o}}, .n_tables = 1};
+                                 .about = "Bakes LoRAs into a model: the same names, types and layout, with "
+                                          "the LoRAs' changes in the weights.",
+                                 .tables = {{OPTION_ROWS(rows), &o}},
+                                 .n_tables = 1};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);

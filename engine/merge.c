@@ -48,7 +48,9 @@ static bool add_edit(struct merge *m, const struct lora_module *module, float st
     const struct st_tensor *t = find(s, path, &edit.place);
     if (!t) return error_set(err, "%s: the model's file has no %s to add to.", TEXT_SHOW(module->name), path);
     if (!merge_can_write(t))
-        return error_set(err, "%s is stored as %s, and only F32, F16 and BF16 can be merged into; save the model as one of those first.",
+        return error_set(err,
+                         "%s is stored as %s, and only F32, F16 and BF16 can be merged into; save the model "
+                         "as one of those first.",
                          TEXT_SHOW(t->name), st_dtype_name(t->dtype));
     struct merge_tensor *to = tensor_of(m, s->file, t->name);
     if (to->n == to->cap) {
@@ -103,8 +105,9 @@ static bool add_edit_to(float *w, const struct merge_edit *e, size_t all, struct
 static bool check_range(const struct merge_tensor *m, const float *w, size_t n, struct error *err) {
     for (size_t i = 0; i < n; i++) {
         bool fits = m->source->dtype == ST_F16 ? fabsf(w[i]) < 65520 : isfinite(w[i]);
-        if (!fits) return error_set(err, "%s would hold a value of %g, which %s cannot: are the strengths right?", TEXT_SHOW(m->name), (double)w[i],
-                                    st_dtype_name(m->source->dtype));
+        if (!fits)
+            return error_set(err, "%s would hold a value of %g, which %s cannot: are the strengths right?",
+                             TEXT_SHOW(m->name), (double)w[i], st_dtype_name(m->source->dtype));
     }
     return true;
 }

@@ -19,7 +19,8 @@ static struct merge_tensor *find_edits(struct merge *m, const struct st_file *ow
 }
 
 /* from: what is copied, a shard perhaps; owner: the file as the model has it. */
-static bool write_file(struct merge *m, const struct st_file *from, const struct st_file *owner, const char *out, struct error *err) {
+static bool write_file(struct merge *m, const struct st_file *from, const struct st_file *owner,
+                       const char *out, struct error *err) {
     struct st_writer *w = st_writer_create();
     for (size_t i = 0; i < st_count(from); i++) {
         const struct st_tensor *t = st_at(from, i);
@@ -44,7 +45,9 @@ static bool write_file(struct merge *m, const struct st_file *from, const struct
 bool merge_write_single(struct merge *m, const char *out, struct error *err) {
     const struct st_file *file = m->model->unet_source.file;
     if (!path_has_ext(out, "safetensors"))
-        return error_set(err, "The model is a single file, and so is what becomes of it: %s must end in .safetensors.", TEXT_SHOW(out));
+        return error_set(
+            err, "The model is a single file, and so is what becomes of it: %s must end in .safetensors.",
+            TEXT_SHOW(out));
     return write_file(m, file, file, out, err);
 }
 
@@ -90,7 +93,8 @@ static bool copy_file(struct copier *c, const char *from, const char *to) {
 }
 
 static bool is_weights(const char *name) {
-    static const char *const endings[] = {"safetensors", "bin", "ckpt", "pt", "pth", "msgpack", "h5", "onnx", "onnx_data", "pb"};
+    static const char *const endings[] = {"safetensors", "bin", "ckpt", "pt",        "pth",
+                                          "msgpack",     "h5",  "onnx", "onnx_data", "pb"};
     for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
         if (path_has_ext(name, endings[i])) return true;
     return strstr(name, ".index.") && path_has_ext(name, "json");
@@ -110,8 +114,10 @@ static bool write_shards(struct copier *c, const struct st_file *owner, const ch
         while (k < n && strcmp(done[k], shard) != 0) k++;
         if (!ok || k < n) continue;
         if (n == MAX_SHARDS || !path_has_ext(shard, "safetensors")) {
-            ok = error_set(c->err, "%s lists shards that are no safetensors files, such as %s; save the model as safetensors first.", TEXT_SHOW(index),
-                           TEXT_SHOW(shard));
+            ok = error_set(c->err,
+                           "%s lists shards that are no safetensors files, such as %s; save the model as "
+                           "safetensors first.",
+                           TEXT_SHOW(index), TEXT_SHOW(shard));
             continue;
         }
         done[n++] = shard;
@@ -131,7 +137,8 @@ static bool write_part(struct copier *c, const struct st_file *owner, const char
     const char *path = st_path(owner), *name = path_base(path);
     if (path_has_ext(name, "json")) return write_shards(c, owner, to);
     if (!path_has_ext(name, "safetensors")) /* torch's: model.bin would not be one any more */
-        name = strstr(name, "pytorch_model") == name ? "model.safetensors" : arena_printf(a, "%s.safetensors", path_stem(a, name));
+        name = strstr(name, "pytorch_model") == name ? "model.safetensors"
+                                                     : arena_printf(a, "%s.safetensors", path_stem(a, name));
     const char *out = path_join(a, to, name);
     note(c, out, false);
     return write_file(c->m, owner, owner, out, c->err);
@@ -147,7 +154,8 @@ static bool is_changed(const struct merge *m, const struct st_file *file) {
 static const struct st_file *changed_part(const struct merge *m, const char *name) {
     if (strcmp(name, "unet") == 0 && is_changed(m, m->model->unet_source.file)) return m->model->unet_source.file;
     for (int i = 0; i < m->model->n_texts; i++)
-        if (strcmp(name, m->model->texts[i].part) == 0 && is_changed(m, m->model->texts[i].source.file)) return m->model->texts[i].source.file;
+        if (strcmp(name, m->model->texts[i].part) == 0 && is_changed(m, m->model->texts[i].source.file))
+            return m->model->texts[i].source.file;
     return NULL;
 }
 
@@ -162,7 +170,8 @@ static bool copy_tree(struct copier *c, const char *from, const char *to, const 
         if (list[i].is_dir) {
             if (depth == MAX_DEPTH) continue;
             if (!copy_tree(c, source, target, depth ? NULL : changed_part(c->m, list[i].name), depth + 1)) return false;
-        } else if (!(changed && is_weights(list[i].name)) && !(depth == 0 && is_weights(list[i].name)) && !copy_file(c, source, target)) {
+        } else if (!(changed && is_weights(list[i].name)) && !(depth == 0 && is_weights(list[i].name)) &&
+                   !copy_file(c, source, target)) {
             return false; /* whole models beside the parts (v1-5.ckpt) are not the merged one */
         }
     }
@@ -175,9 +184,12 @@ bool merge_write_folder(struct merge *m, const char *out, struct error *err) {
     while (n > 1 && out[n - 1] == '/') n--;
     const char *target = arena_strndup(m->arena, out, n), *part = arena_printf(m->arena, "%s.part", target);
     if (path_has_ext(target, "safetensors"))
-        return error_set(err, "The model is a folder, and so is what becomes of it: %s should not end in .safetensors.", TEXT_SHOW(out));
+        return error_set(
+            err, "The model is a folder, and so is what becomes of it: %s should not end in .safetensors.",
+            TEXT_SHOW(out));
     if (os_path_exists(target) || os_path_exists(part))
-        return error_set(err, "%s exists already; give --out a folder that does not.", TEXT_SHOW(os_path_exists(target) ? target : part));
+        return error_set(err, "%s exists already; give --out a folder that does not.",
+                         TEXT_SHOW(os_path_exists(target) ? target : part));
     bool ok = copy_tree(&c, m->model->path, part, NULL, 0) && os_file_rename(part, target, err);
     if (!ok) take_back(&c);
     return ok;

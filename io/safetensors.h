@@ -110,8 +110,8 @@ void st_writer_add_f32(struct st_writer *w, const char *name, enum st_dtype dtyp
 /* Data that is made only while the file is written, so that large files need no memory: fill gets the tensor's bytes to
  * write; false, with a sentence, ends the save. It runs once per save and once per st_writer_hashes. */
 typedef bool st_fill(void *ctx, void *dst, size_t bytes, struct error *e);
-void st_writer_add_fill(struct st_writer *w, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, st_fill *fill,
-                        void *ctx);
+void st_writer_add_fill(struct st_writer *w, const char *name, enum st_dtype dtype, int rank,
+                        const int64_t *dims, st_fill *fill, void *ctx);
 
 /* Writes by rename. Duplicate names and text that is not UTF-8 are refused. The bytes depend only on what was
  * added, not on the order of st_writer_add. */

@@ -87,8 +87,8 @@ void st_writer_add_f32(struct st_writer *w, const char *name, enum st_dtype dtyp
     t->data = copy;
 }
 
-void st_writer_add_fill(struct st_writer *w, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, st_fill *fill,
-                        void *ctx) {
+void st_writer_add_fill(struct st_writer *w, const char *name, enum st_dtype dtype, int rank,
+                        const int64_t *dims, st_fill *fill, void *ctx) {
     add(w, name, dtype, rank, dims);
     w->tensors[w->n_tensors - 1].fill = fill;
     w->tensors[w->n_tensors - 1].ctx = ctx;

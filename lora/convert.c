@@ -51,8 +51,8 @@ static bool is_scaled_whole(const struct lora_module *m, int slot) {
     return m->rank == 0 && m->scale != 1 && strcmp(m->kind_name, "lokr") == 0 && strcmp(m->kind->slots[slot], "w1") == 0;
 }
 
-static bool add_scaled(const struct lora_conversion *c, struct st_writer *w, const struct lora_module *m, const struct st_tensor *t,
-                       const char *name) {
+static bool add_scaled(const struct lora_conversion *c, struct st_writer *w, const struct lora_module *m,
+                       const struct st_tensor *t, const char *name) {
     size_t n = st_tensor_elements(t);
     float *v = arena_alloc_n(c->arena, n, sizeof *v);
     if (!st_read_f32(t, v, n, c->e)) return error_prefix(c->e, "%s", TEXT_SHOW(m->name));
@@ -81,7 +81,8 @@ static bool add_kohya(const struct lora_conversion *c, struct st_writer *w, cons
     for (int i = 0; i < m->kind->n_slots; i++) {
         if (!m->tensors[i]) continue;
         bool bias = is_scaled_bias(m, i);
-        const char *ending = lora_key_ending(m->kind_name, bias ? "bias" : m->kind->slots[i], false), *key = arena_printf(a, "%s%s", name, ending);
+        const char *ending = lora_key_ending(m->kind_name, bias ? "bias" : m->kind->slots[i], false),
+                   *key = arena_printf(a, "%s%s", name, ending);
         if (bias || is_scaled_whole(m, i)) {
             if (!add_scaled(c, w, m, m->tensors[i], key)) return false;
             continue;
@@ -90,7 +91,8 @@ static bool add_kohya(const struct lora_conversion *c, struct st_writer *w, cons
         else lora_convert_tensor(w, m, m->tensors[i], key);
     }
     bool whole = m->rank == 0 && strcmp(m->kind_name, "lokr") == 0; /* alpha means nothing then */
-    if (!whole && (m->has_alpha || m->rank)) st_writer_add_f32(w, arena_printf(a, "%s.alpha", name), ST_F32, 0, NULL, &m->alpha);
+    if (!whole && (m->has_alpha || m->rank))
+        st_writer_add_f32(w, arena_printf(a, "%s.alpha", name), ST_F32, 0, NULL, &m->alpha);
     return true;
 }
 
@@ -152,12 +154,14 @@ static char *leftovers_text(const struct leftovers *l, struct arena *a) {
     for (int i = 0; i < l->n_reasons; i++) {
         char more[32] = "";
         if (l->reasons[i].n > 1) snprintf(more, sizeof more, " (and %d like it)", l->reasons[i].n - 1);
-        text = arena_printf(a, "%s%s%s%s %s", text ? text : "", text ? "; " : "", TEXT_SHOW(l->reasons[i].name), more, l->reasons[i].why);
+        text = arena_printf(a, "%s%s%s%s %s", text ? text : "", text ? "; " : "",
+                            TEXT_SHOW(l->reasons[i].name), more, l->reasons[i].why);
     }
     return l->n_unsaid ? arena_printf(a, "%s; and %d more", text, l->n_unsaid) : text;
 }
 
-static void sort_out(struct lora_conversion *c, const struct lora_convert_params *p, struct lora_convert_result *r, struct arena *a) {
+static void sort_out(struct lora_conversion *c, const struct lora_convert_params *p,
+                     struct lora_convert_result *r, struct arena *a) {
     const struct lora_file *f = c->file;
     struct leftovers left = {.n = 0};
     c->modules = arena_alloc_n(c->arena, (size_t)f->n_modules + 1, sizeof(struct lora_module *));
@@ -178,8 +182,9 @@ bool lora_convert(const struct lora_file *f, const struct lora_keys *keys, const
     sort_out(&c, p, result, a);
     bool ok = true;
     if (!c.n || (result->left_out && !p->partial))
-        ok = error_set(e, "%s cannot be written whole in the spelling of %s: %s.%s", TEXT_SHOW(f->path), lora_spelling_name(p->to),
-                       result->left_out ? result->left_out : "it has no modules", c.n ? " --partial writes the rest." : "");
+        ok = error_set(e, "%s cannot be written whole in the spelling of %s: %s.%s", TEXT_SHOW(f->path),
+                       lora_spelling_name(p->to), result->left_out ? result->left_out : "it has no modules",
+                       c.n ? " --partial writes the rest." : "");
     if (ok)
         ok = p->to == LORA_SPELL_KOHYA       ? convert_kohya(&c, out)
              : p->to == LORA_SPELL_DIFFUSERS ? lora_convert_diffusers(&c, out)

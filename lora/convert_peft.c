@@ -75,10 +75,11 @@ static json_t *settings_of(const struct lora_conversion *c, enum lora_part part)
         dora |= strcmp(m->kind_name, "dora") == 0;
         bias |= lora_convert_slot(m, "up_bias") != NULL;
     }
-    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:n, s:n}", "peft_type", "LORA", "r", number(rank),
-                     "lora_alpha", number(alpha), "rank_pattern", ranks, "alpha_pattern", alphas, "target_modules", targets, "use_dora", dora,
-                     "lora_bias", bias, "use_rslora", 0, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1, "init_lora_weights", 1,
-                     "task_type", "base_model_name_or_path");
+    return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:f, s:s, s:b, s:b, s:b, s:n, s:n}",
+                     "peft_type", "LORA", "r", number(rank), "lora_alpha", number(alpha), "rank_pattern",
+                     ranks, "alpha_pattern", alphas, "target_modules", targets, "use_dora", dora, "lora_bias",
+                     bias, "use_rslora", 0, "lora_dropout", 0.0, "bias", "none", "fan_in_fan_out", 0,
+                     "inference_mode", 1, "init_lora_weights", 1, "task_type", "base_model_name_or_path");
 }
 
 /* use_dora holds for a whole part. */
@@ -88,7 +89,9 @@ static bool check_unity(const struct lora_conversion *c) {
         const struct lora_module *m = c->modules[i], **to = &first[m->part];
         if (!*to) *to = m;
         if (strcmp((*to)->kind_name, m->kind_name) != 0)
-            return error_set(c->e, "%s: some of its modules are DoRAs and others are not (%s, %s), and PEFT has one setting for all.",
+            return error_set(c->e,
+                             "%s: some of its modules are DoRAs and others are not (%s, %s), and PEFT has "
+                             "one setting for all.",
                              TEXT_SHOW(c->file->path), TEXT_SHOW((*to)->name), TEXT_SHOW(m->name));
     }
     return true;
@@ -101,7 +104,8 @@ static bool add_folded(const struct lora_conversion *c, struct st_writer *w, con
     struct shape s = m->target->weight;
     const struct st_tensor *up = lora_convert_slot(m, "up");
     size_t taps = (size_t)s.n, rank = (size_t)m->rank, in = (size_t)s.c;
-    float *rows = arena_alloc_n(c->arena, taps * rank * in, sizeof *rows), *file = arena_alloc_n(c->arena, taps * rank * in, sizeof *file);
+    float *rows = arena_alloc_n(c->arena, taps * rank * in, sizeof *rows),
+          *file = arena_alloc_n(c->arena, taps * rank * in, sizeof *file);
     float *factor = arena_alloc_n(c->arena, (size_t)s.w * rank, sizeof *factor);
     if (!lora_module_read(m, rows, factor, c->e)) return false;
     for (size_t t = 0; t < taps; t++)
@@ -121,8 +125,9 @@ static bool add_module(const struct lora_conversion *c, struct st_writer *w, con
     if (lengths) {
         const int64_t row[] = {m->target->weight.w}, plane[] = {1, m->target->weight.w, 1, 1};
         bool conv = m->target->is_conv;
-        st_writer_add(w, arena_printf(c->arena, "%s%s", stem, lora_key_ending(m->kind_name, "row_magnitude", true)), lengths->dtype,
-                      conv ? 4 : 1, conv ? plane : row, lengths->data);
+        st_writer_add(
+            w, arena_printf(c->arena, "%s%s", stem, lora_key_ending(m->kind_name, "row_magnitude", true)),
+            lengths->dtype, conv ? 4 : 1, conv ? plane : row, lengths->data);
     }
     if (lora_convert_slot(m, "mid")) return add_folded(c, w, m, stem);
     for (int i = 0; i < 2; i++)
@@ -184,7 +189,10 @@ bool lora_convert_peft(const struct lora_conversion *c, const char *out) {
     for (int i = 0; i < c->n; i++) used[c->modules[i]->part] = true;
     for (int part = 0; part < LORA_N_PARTS; part++) n_parts += used[part];
     for (int part = 0; part < LORA_N_PARTS; part++)
-        if (used[part] && !write_folder(c, (enum lora_part)part, n_parts == 1 ? out : path_join(c->arena, out, lora_part_name((enum lora_part)part))))
+        if (used[part] &&
+            !write_folder(c, (enum lora_part)part,
+                          n_parts == 1 ? out
+                                       : path_join(c->arena, out, lora_part_name((enum lora_part)part))))
             return false;
     return true;
 }

@@ -118,7 +118,8 @@ static char *normalize(char *module, struct arena *a) {
     cut_out(module, ".processor");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (starts_with(module, known[i])) return module;
-    bool text = starts_with(module, "text_model.") || starts_with(module, "encoder.layers."); /* transformers 5 drops the first */
+    bool text = starts_with(module, "text_model.") ||
+                starts_with(module, "encoder.layers."); /* transformers 5 drops the first */
     return arena_printf(a, text ? "text_encoder.%s" : "unet.%s", module);
 }
 

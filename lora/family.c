@@ -91,7 +91,8 @@ static int64_t model_width(const struct lora_model *model) {
 
 static const char *describe(int64_t width, struct arena *a) {
     const char *name = lora_family_name(width);
-    return name ? arena_printf(a, "%s (text of width %lld)", name, (long long)width) : arena_printf(a, "a model with text of width %lld", (long long)width);
+    return name ? arena_printf(a, "%s (text of width %lld)", name, (long long)width)
+                : arena_printf(a, "a model with text of width %lld", (long long)width);
 }
 
 const char *lora_family_of_file(const struct lora_file *f, struct arena *a) {
@@ -109,7 +110,8 @@ bool lora_family_check(const struct lora_file *f, const struct lora_keys *keys, 
     if (by_metadata) theirs = meta_width(f);
     bool same = !foreign && (!theirs || !ours || theirs == ours);
     if (!same)
-        error_set(e, "%s does not fit this model: it was made for %s%s, and this is %s.", TEXT_SHOW(f->path), foreign ? foreign : describe(theirs, a),
+        error_set(e, "%s does not fit this model: it was made for %s%s, and this is %s.", TEXT_SHOW(f->path),
+                  foreign ? foreign : describe(theirs, a),
                   by_metadata && !foreign ? ", as its metadata says" : "", describe(ours, a));
     arena_destroy(&a);
     return same;

@@ -136,9 +136,12 @@ struct lookup {
 
 /* What the name alone says, for modules that the model lacks. */
 static enum lora_part part_of_name(const char *name) {
-    static const struct { const char *start; enum lora_part part; } rows[] = {
-        {"lora_te2_", LORA_TEXT_2}, {"lora_te", LORA_TEXT}, {"text_encoder_2", LORA_TEXT_2}, {"text_encoders.clip_g", LORA_TEXT_2},
-        {"text_encoder", LORA_TEXT}};
+    static const struct { const char *start; enum lora_part part;
+    } rows[] = {{"lora_te2_", LORA_TEXT_2},
+                {"lora_te", LORA_TEXT},
+                {"text_encoder_2", LORA_TEXT_2},
+                {"text_encoders.clip_g", LORA_TEXT_2},
+                {"text_encoder", LORA_TEXT}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (strncmp(name, rows[i].start, strlen(rows[i].start)) == 0) return rows[i].part;
     return LORA_UNET;
@@ -211,7 +214,8 @@ static bool parse_list_item(const char *name, enum lora_part part, struct lora_k
 
 /* Vectors for words (textenc/embedding.h), alone or beside the factors. */
 static bool is_embedding(const struct st_file *file, const char *name) {
-    static const char *const names[] = {"emb_params", "string_to_param.*", "clip_l", "clip_g", "text_encoders_0", "text_encoders_1"};
+    static const char *const names[] = {"emb_params", "string_to_param.*", "clip_l",
+                                        "clip_g",     "text_encoders_0",   "text_encoders_1"};
     const char *mark = st_meta_find(file, name);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) return true;
@@ -233,7 +237,9 @@ static size_t collect(struct lora_file *f, struct entry *entries) {
         struct lora_key *key = &entries[n].key;
         if (is_embedding(f->file, t->name)) {
             if (!f->n_embeddings++) f->first_embedding = t->name;
-        } else if ((list && parse_list_item(t->name, part, key, f->arena)) || lora_key_parse(t->name, key, f->arena) || parse_scale_vector(f->file, t->name, key, f->arena)) {
+        } else if ((list && parse_list_item(t->name, part, key, f->arena)) ||
+                   lora_key_parse(t->name, key, f->arena) ||
+                   parse_scale_vector(f->file, t->name, key, f->arena)) {
             if (key->dialect) note_dialect(f, key->dialect, &lead);
             entries[n++].tensor = t;
         } else if (!f->n_foreign++) {
@@ -241,7 +247,8 @@ static size_t collect(struct lora_file *f, struct entry *entries) {
         }
     }
     for (size_t i = 0; f->dialect && i < n; i++)
-        if (entries[i].key.dialect && strcmp(entries[i].key.dialect, f->dialect) != 0) f->other_dialect = entries[i].key.dialect;
+        if (entries[i].key.dialect && strcmp(entries[i].key.dialect, f->dialect) != 0)
+            f->other_dialect = entries[i].key.dialect;
     return n;
 }
 

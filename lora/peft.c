@@ -80,7 +80,9 @@ static bool compile(struct reader *r, struct pattern *p, const char *key) {
     char *text = room ? posix_expression(key, r->arena) : NULL;
     regex_t *expression = &peft->expressions[peft->n_expressions];
     if (!text || regcomp(expression, text, REG_EXTENDED | REG_NOSUB) != 0)
-        return error_set(r->e, "%s has a pattern %s, which is no expression that can be followed here; write the layers' names out.",
+        return error_set(r->e,
+                         "%s has a pattern %s, which is no expression that can be followed here; write the "
+                         "layers' names out.",
                          TEXT_SHOW(r->source), TEXT_SHOW(key));
     p->expression = expression;
     peft->n_expressions++;
@@ -100,7 +102,8 @@ static bool read_patterns(struct reader *r, struct patterns *list, const json_t 
         if (!json_is_number(value) || !isfinite(json_number_value(value)))
             return error_set(r->e, "%s: the %s of %s is no number.", TEXT_SHOW(r->source), key, TEXT_SHOW(name));
         struct pattern *p = &list->items[list->n++];
-        *p = (struct pattern){.layer = arena_strdup(r->arena, name[0] == '^' ? name + 1 : name), .value = json_number_value(value)};
+        *p = (struct pattern){.layer = arena_strdup(r->arena, name[0] == '^' ? name + 1 : name),
+                              .value = json_number_value(value)};
         if (!is_plain(p->layer) && !compile(r, p, name)) return false;
     }
     return true;
@@ -146,9 +149,11 @@ static bool read_settings(struct reader *r, struct settings *s, const json_t *ro
     double rank = 0;
     bool has_rank, has_alpha;
     if (!read_number(r, root, arena_printf(a, "%slora_alpha", prefix), &s->alpha, &has_alpha)) return false;
-    if (!has_alpha && !read_number(r, root, arena_printf(a, "%salpha", prefix), &s->alpha, &has_alpha)) return false; /* LoHa, LoKr */
+    if (!has_alpha && !read_number(r, root, arena_printf(a, "%salpha", prefix), &s->alpha, &has_alpha))
+        return false; /* LoHa, LoKr */
     if (!read_number(r, root, arena_printf(a, "%sr", prefix), &rank, &has_rank)) return false;
-    if (has_rank && !(rank >= 0 && rank <= 1e6)) return error_set(r->e, "%s: a rank of %g is not possible.", TEXT_SHOW(r->source), rank);
+    if (has_rank && !(rank >= 0 && rank <= 1e6))
+        return error_set(r->e, "%s: a rank of %g is not possible.", TEXT_SHOW(r->source), rank);
     s->given = has_alpha;
     s->rank = (int)rank;
     if (!read_neumann(r, s, root, prefix)) return false;
@@ -222,14 +227,18 @@ bool lora_peft_check_rank(const struct lora_peft *p, const char *module, int ran
     const struct settings *s = settings_of(p, module, &path);
     if (!s || !s->rank) return true;
     int said = (int)pattern_value(&s->ranks, path, s->rank);
-    return said == rank || error_set(e, "%s has rank %d, but the settings beside it (%s) say %d: they belong to different files.",
-                                     TEXT_SHOW(module), rank, p->whole ? "adapter_config.json" : "lora_adapter_metadata", said);
+    return said == rank ||
+           error_set(
+               e, "%s has rank %d, but the settings beside it (%s) say %d: they belong to different files.",
+               TEXT_SHOW(module), rank, p->whole ? "adapter_config.json" : "lora_adapter_metadata", said);
 }
 
 float lora_peft_plain_scale(const struct lora_peft *p, const char *module) {
     const char *path;
     const struct settings *s = settings_of(p, module, &path);
-    return s && s->given && s->rank ? (float)(pattern_value(&s->alphas, path, s->alpha) / pattern_value(&s->ranks, path, s->rank)) : 1;
+    return s && s->given && s->rank
+               ? (float)(pattern_value(&s->alphas, path, s->alpha) / pattern_value(&s->ranks, path, s->rank))
+               : 1;
 }
 
 int lora_peft_neumann_terms(const struct lora_peft *p, const char *module) {

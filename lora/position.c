@@ -105,9 +105,12 @@ static int walk_model(const struct nn_target_list *list, const char *const *clas
     return n;
 }
 
-static bool layer_fits(const struct st_file *file, const char *part, bool list, int index, const struct nn_target *t, struct arena *a) {
-    const struct st_tensor *down = st_find(file, list ? arena_printf(a, "%d", 2 * index + 1) : arena_printf(a, "%s:%d:down", part, index));
-    const struct st_tensor *up = st_find(file, list ? arena_printf(a, "%d", 2 * index) : arena_printf(a, "%s:%d:up", part, index));
+static bool layer_fits(const struct st_file *file, const char *part, bool list, int index,
+                       const struct nn_target *t, struct arena *a) {
+    const struct st_tensor *down = st_find(file, list ? arena_printf(a, "%d", 2 * index + 1)
+                                                      : arena_printf(a, "%s:%d:down", part, index));
+    const struct st_tensor *up =
+        st_find(file, list ? arena_printf(a, "%d", 2 * index) : arena_printf(a, "%s:%d:up", part, index));
     if (!down || !up) return true; /* said of the module itself */
     return down->rank >= 2 && up->rank >= 2 && down->dims[1] == t->weight.c && up->dims[0] == t->weight.w;
 }
@@ -158,7 +161,9 @@ static void follow(struct walk *w, const struct st_file *file, enum lora_part pa
         if (length > best) best = length;
     }
     if (!w->n && best)
-        w->why = arena_printf(a, "is numbered in an order that this model's layers do not have (number %d has another size)", best);
+        w->why = arena_printf(
+            a, "is numbered in an order that this model's layers do not have (number %d has another size)",
+            best);
     else if (!w->n)
         w->why = arena_printf(a, "is one of %d numbered layers where this model has %d of those classes", count, n_layers);
     json_decref(root);

@@ -59,11 +59,13 @@ static void expect(const struct embedding_list *list, const char *word, int n, i
 
 static void test_safetensors(void **state) {
     struct arena *a = arena_create(NULL);
-    const struct tensor own[] = {{"emb_params", 2, 3, WIDTH, 1}}, sdxl[] = {{"clip_l", 2, 2, WIDTH, 1}, {"clip_g", 2, 2, WIDTH_2, 500}};
+    const struct tensor own[] = {{"emb_params", 2, 3, WIDTH, 1}},
+                        sdxl[] = {{"clip_l", 2, 2, WIDTH, 1}, {"clip_g", 2, 2, WIDTH_2, 500}};
     const struct tensor named[] = {{"<cat>", 1, 1, WIDTH, 7}, {"<dog>", 2, 4, WIDTH, 9}};
     const struct tensor pivotal[] = {{"text_encoders_0", 2, 2, WIDTH, 1}, {"text_encoders_1", 2, 2, WIDTH_2, 500}};
     const struct tensor simo[] = {{"<s1>", 1, 1, WIDTH, 3}, {"unet:0:up", 2, 8, 4, 0}, {"unet:0:down", 2, 4, 8, 0}};
-    const struct tensor bundle[] = {{"bundle_emb.my.cat.string_to_param.*", 2, 2, WIDTH, 4}, {"lora_unet_x.lora_down.weight", 2, 2, 2, 0}};
+    const struct tensor bundle[] = {{"bundle_emb.my.cat.string_to_param.*", 2, 2, WIDTH, 4},
+                                    {"lora_unet_x.lora_down.weight", 2, 2, 2, 0}};
     struct embedding_list list = load(a, make(a, "smooth style.safetensors", own, 1, NULL), 1);
     assert_int_equal(list.n, 1);
     expect(&list, "smooth style", 3, 0, 1);
@@ -121,9 +123,12 @@ static void expect_refusal(struct arena *a, const char *text, int towers, const 
 
 static void test_refusals(void **state) {
     struct arena *a = arena_create(NULL);
-    const struct tensor wide[] = {{"emb_params", 2, 1, 768, 0}}, own[] = {{"emb_params", 2, 3, WIDTH, 1}}, cube[] = {{"emb_params", 2, 0, WIDTH, 1}};
-    const struct tensor uneven[] = {{"clip_l", 2, 2, WIDTH, 1}, {"clip_g", 2, 3, WIDTH_2, 1}}, huge[] = {{"<x>", 2, 2, WIDTH, INFINITY}};
-    const struct tensor lora[] = {{"lora_unet_x.lora_down.weight", 2, 2, 2, 0}}, two[] = {{"<a>", 1, 1, WIDTH, 0}, {"<b>", 1, 1, WIDTH, 0}};
+    const struct tensor wide[] = {{"emb_params", 2, 1, 768, 0}}, own[] = {{"emb_params", 2, 3, WIDTH, 1}},
+                        cube[] = {{"emb_params", 2, 0, WIDTH, 1}};
+    const struct tensor uneven[] = {{"clip_l", 2, 2, WIDTH, 1}, {"clip_g", 2, 3, WIDTH_2, 1}},
+                        huge[] = {{"<x>", 2, 2, WIDTH, INFINITY}};
+    const struct tensor lora[] = {{"lora_unet_x.lora_down.weight", 2, 2, 2, 0}},
+                        two[] = {{"<a>", 1, 1, WIDTH, 0}, {"<b>", 1, 1, WIDTH, 0}};
     const struct tensor twice[] = {{"emb_params", 2, 1, WIDTH, 0}, {"string_to_param.*", 2, 1, WIDTH, 0}};
     expect_refusal(a, "/nowhere/x.safetensors", 1, "There is no embedding /nowhere/x.safetensors");
     expect_refusal(a, make(a, "wide.safetensors", wide, 1, NULL), 1, "width 768 (Stable Diffusion 1");
@@ -157,6 +162,7 @@ static int remove_folder(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_safetensors), cmocka_unit_test(test_torch), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_safetensors), cmocka_unit_test(test_torch),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -16,9 +16,12 @@
 static char folder[] = "/tmp/atelier-convert-XXXXXX";
 
 static const char *temp(struct arena *a, const char *name) { return arena_printf(a, "%s/%s", folder, name); }
-static const char *golden(struct arena *a, const char *name) { return arena_printf(a, "%s/tests/data/dialects/%s", ATELIER_SOURCE_DIR, name); }
+static const char *golden(struct arena *a, const char *name) {
+    return arena_printf(a, "%s/tests/data/dialects/%s", ATELIER_SOURCE_DIR, name);
+}
 
-static void convert(const struct lora_test_model *m, const char *in, enum lora_spelling to, const char *out, bool partial, int n) {
+static void convert(const struct lora_test_model *m, const char *in, enum lora_spelling to, const char *out,
+                    bool partial, int n) {
     struct error e = {0};
     struct lora_file *f = lora_file_open(in, m->keys, &e);
     if (!f) fail_msg("%s", e.text);
@@ -44,7 +47,8 @@ static void expect_same(const struct lora_test_model *m, const char *a_path, con
         if (!y) fail_msg("%s lacks %s", b_path, x->target->path);
         assert_ptr_equal(x->kind, y->kind);
         if (x->alpha != y->alpha || x->scale != y->scale)
-            fail_msg("%s: alpha %g and scale %g became %g and %g", x->name, (double)x->alpha, (double)x->scale, (double)y->alpha, (double)y->scale);
+            fail_msg("%s: alpha %g and scale %g became %g and %g", x->name, (double)x->alpha,
+                     (double)x->scale, (double)y->alpha, (double)y->scale);
         for (int s = 0; s < x->kind->n_slots; s++) {
             assert_int_equal(x->tensors[s] != NULL, y->tensors[s] != NULL);
             if (!x->tensors[s]) continue;
@@ -63,7 +67,8 @@ static void test_round_trips(void **state) {
     struct lora_test_model m;
     lora_test_model_mini(&m, "mini-sd1");
     struct arena *a = m.arena;
-    const char *first = golden(a, "kohya.safetensors"), *there = temp(a, "there.safetensors"), *back = temp(a, "back.safetensors");
+    const char *first = golden(a, "kohya.safetensors"), *there = temp(a, "there.safetensors"),
+               *back = temp(a, "back.safetensors");
     convert(&m, first, LORA_SPELL_DIFFUSERS, there, false, 12);
     expect_same(&m, first, there, LORA_N_PARTS);
     convert(&m, there, LORA_SPELL_KOHYA, back, false, 12);
@@ -107,14 +112,23 @@ static void test_sdxl_names(void **state) {
     lora_test_model_close(&m);
 }
 
-static const char *kind_file(struct arena *a, const char *name) { return arena_printf(a, "%s/tests/data/kinds/%s", ATELIER_SOURCE_DIR, name); }
+static const char *kind_file(struct arena *a, const char *name) {
+    return arena_printf(a, "%s/tests/data/kinds/%s", ATELIER_SOURCE_DIR, name);
+}
 
 /* Every kind keeps its tensors; what only PEFT has becomes what LyCORIS calls it. */
 static void test_kinds(void **state) {
-    static const struct { const char *name; int n; } rows[] = {
-        {"boft.safetensors", 11}, {"dora-columns.safetensors", 11}, {"full.safetensors", 11}, {"glora.safetensors", 11}, {"ia3.safetensors", 11},
-        {"loha-tucker-dora.safetensors", 11}, {"lokr-tucker-dora.safetensors", 11}, {"norm.safetensors", 6}, {"oft.safetensors", 11},
-        {"peft-loha", 9}};
+    static const struct { const char *name; int n;
+    } rows[] = {{"boft.safetensors", 11},
+                {"dora-columns.safetensors", 11},
+                {"full.safetensors", 11},
+                {"glora.safetensors", 11},
+                {"ia3.safetensors", 11},
+                {"loha-tucker-dora.safetensors", 11},
+                {"lokr-tucker-dora.safetensors", 11},
+                {"norm.safetensors", 6},
+                {"oft.safetensors", 11},
+                {"peft-loha", 9}};
     struct lora_test_model m;
     lora_test_model_mini(&m, "mini-sd1");
     const char *out = temp(m.arena, "kind.safetensors"), *dir = temp(m.arena, "dora");
@@ -151,7 +165,8 @@ static void expect_alike(const struct lora_test_model *m, const char *a_path, co
             if (x->target != y->target) continue;
             size_t size = bias ? (size_t)x->target->weight.w : (size_t)shape_elems(x->target->weight);
             float *p = arena_alloc_n(m->arena, size, sizeof *p), *q = arena_alloc_n(m->arena, size, sizeof *q), peak = 0;
-            if (!lora_module_delta(x, NULL, bias ? NULL : p, bias ? p : NULL, &e) || !lora_module_delta(y, NULL, bias ? NULL : q, bias ? q : NULL, &e))
+            if (!lora_module_delta(x, NULL, bias ? NULL : p, bias ? p : NULL, &e) ||
+                !lora_module_delta(y, NULL, bias ? NULL : q, bias ? q : NULL, &e))
                 fail_msg("%s", e.text);
             for (size_t j = 0; j < size; j++) peak = fmaxf(peak, fabsf(p[j]));
             for (size_t j = 0; j < size; j++)
@@ -221,10 +236,14 @@ static void test_mixtures(void **state) {
     struct error e = {0};
     const struct made half[] = {{K ".lora_down.weight", 2, {2, 16}}, {K ".hada_w1_a", 2, {16, 2}}};
     const struct made spelled[] = {{P ".lora_A.weight", 2, {2, 16}}, {P ".lora_up.weight", 2, {16, 2}}};
-    const struct made twice[] = {{K ".lora_down.weight", 2, {2, 16}}, {K ".lora_up.weight", 2, {16, 2}}, {P ".lora_A.weight", 2, {2, 16}},
+    const struct made twice[] = {{K ".lora_down.weight", 2, {2, 16}},
+                                 {K ".lora_up.weight", 2, {16, 2}},
+                                 {P ".lora_A.weight", 2, {2, 16}},
                                  {P ".lora_B.weight", 2, {16, 2}}};
-    const struct made wide[] = {{K ".lora_down.weight", 2, {2, 16}}, {K ".lora_up.weight", 2, {16, 2}}, {K ".alpha", 0, {0}, ST_F64}};
-    const struct made odd[] = {{"unet.\x1b[31m\nred.lora_A.weight", 2, {2, 16}}, {"unet.\x1b[31m\nred.lora_B.weight", 2, {16, 2}}};
+    const struct made wide[] = {
+        {K ".lora_down.weight", 2, {2, 16}}, {K ".lora_up.weight", 2, {16, 2}}, {K ".alpha", 0, {0}, ST_F64}};
+    const struct made odd[] = {{"unet.\x1b[31m\nred.lora_A.weight", 2, {2, 16}},
+                               {"unet.\x1b[31m\nred.lora_B.weight", 2, {16, 2}}};
     struct lora_file *f = lora_file_open(make(m.arena, "half.safetensors", half, 2, NULL), m.keys, &e);
     assert_non_null(f);
     assert_non_null(strstr(only_module(f)->why, "two kinds"));
@@ -278,9 +297,12 @@ static void test_settings_that_lie(void **state) {
 static void test_what_does_not_fit(void **state) {
     struct lora_test_model m;
     lora_test_model_mini(&m, "mini-sd1");
-    static const struct made tensors[] = {{K ".lora_down.weight", 2, {2, 16}}, {K ".lora_up.weight", 2, {16, 2}},
-                                          {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k.diff", 2, {16, 16}},
-                                          {"lora_unet_nowhere.diff", 2, {16, 16}}, {"stray", 1, {3}}};
+    static const struct made tensors[] = {
+        {K ".lora_down.weight", 2, {2, 16}},
+        {K ".lora_up.weight", 2, {16, 2}},
+        {"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k.diff", 2, {16, 16}},
+        {"lora_unet_nowhere.diff", 2, {16, 16}},
+        {"stray", 1, {3}}};
     struct error e = {0};
     struct lora_file *f = lora_file_open(make(m.arena, "mixed.safetensors", tensors, 5, NULL), m.keys, &e);
     if (!f) fail_msg("%s", e.text);
@@ -288,7 +310,8 @@ static void test_what_does_not_fit(void **state) {
     struct lora_convert_result r;
     const char *out = temp(m.arena, "out.safetensors");
     assert_false(lora_convert(f, m.keys, &p, out, m.arena, &r, &e));
-    static const char *const words[] = {"attn1_to_k is of the kind", "lora_unet_nowhere has no counterpart", "stray belongs to no adapter", "--partial"};
+    static const char *const words[] = {"attn1_to_k is of the kind", "lora_unet_nowhere has no counterpart",
+                                        "stray belongs to no adapter", "--partial"};
     for (int i = 0; i < 4; i++)
         if (!strstr(e.text, words[i])) fail_msg("'%s' does not say '%s'", e.text, words[i]);
     assert_false(os_path_exists(out));

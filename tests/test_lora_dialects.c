@@ -31,7 +31,9 @@ static const struct lora_module *module_named(const struct lora_file *f, const c
 static const char *write_analog(struct arena *a) {
     struct error e = {0};
     struct os_map map;
-    if (!os_file_map(&map, arena_printf(a, "%s/tests/data/analog_svd_rank4.header.json", ATELIER_SOURCE_DIR), &e)) fail_msg("%s", e.text);
+    if (!os_file_map(&map, arena_printf(a, "%s/tests/data/analog_svd_rank4.header.json", ATELIER_SOURCE_DIR),
+                     &e))
+        fail_msg("%s", e.text);
     json_t *root = json_loadb((const char *)map.data, map.bytes, 0, NULL), *tensor;
     assert_non_null(root);
     const char *key, *path = temp(a, "analog.safetensors");
@@ -121,7 +123,8 @@ static void compare_probe(const char *name, const struct lora_module *m, const s
     for (size_t i = 0; i < n; i++) range = fmaxf(range, fabsf(want[i]));
     assert_true(range > 0);
     for (size_t i = 0; i < n; i++)
-        if (!(fabsf(got[i] - want[i]) <= 1e-4f * range)) fail_msg("%s, %s [%zu]: %g, wanted %g", name, key, i, (double)got[i], (double)want[i]);
+        if (!(fabsf(got[i] - want[i]) <= 1e-4f * range))
+            fail_msg("%s, %s [%zu]: %g, wanted %g", name, key, i, (double)got[i], (double)want[i]);
 }
 
 static void test_spellings(void **state) {
@@ -146,8 +149,11 @@ static void test_spellings(void **state) {
         struct error e = {0};
         lora_test_model_mini(&m, rows[i].model);
         const char *base = arena_printf(m.arena, "%s/tests/data/dialects/%s", ATELIER_SOURCE_DIR, rows[i].name);
-        struct lora_file *f = lora_file_open(
-            rows[i].folder ? base : arena_printf(m.arena, "%s.%s", base, rows[i].ending ? rows[i].ending : "safetensors"), m.keys, &e);
+        struct lora_file *f =
+            lora_file_open(rows[i].folder ? base
+                                          : arena_printf(m.arena, "%s.%s", base,
+                                                         rows[i].ending ? rows[i].ending : "safetensors"),
+                           m.keys, &e);
         struct st_file *golden = f ? st_open(arena_printf(m.arena, "%s.golden.safetensors", base), &e) : NULL;
         if (!golden) fail_msg("%s", e.text);
         if (f->n_by_status[LORA_MATCHED] != f->n_modules || f->n_foreign || f->n_embeddings != rows[i].n_embeddings)

@@ -26,7 +26,9 @@ static struct model *must_open(const char *path, const char *tokenizer) {
     return m;
 }
 
-static const struct nn_params *params_of(const struct model *m, int part) { return part ? m->texts[part - 1].params : m->unet_params; }
+static const struct nn_params *params_of(const struct model *m, int part) {
+    return part ? m->texts[part - 1].params : m->unet_params;
+}
 
 /* A LoRA of rank 2 on every layer of every part. */
 static const char *write_lora(struct arena *a, const struct model *m) {
@@ -108,7 +110,8 @@ static void add_expected(struct arena *a, const struct model *m, const struct me
     lora_keys_destroy(&keys);
 }
 
-static void expect_merged(struct arena *a, const struct model *base, const struct model *merged, const struct merge_lora *loras, int n) {
+static void expect_merged(struct arena *a, const struct model *base, const struct model *merged,
+                          const struct merge_lora *loras, int n) {
     float **want[LORA_N_PARTS] = {0};
     bool *changed[LORA_N_PARTS] = {0};
     for (int p = 0; p < 1 + base->n_texts; p++) {
@@ -128,7 +131,9 @@ static void expect_merged(struct arena *a, const struct model *base, const struc
             assert_int_equal(x->tensors[i]->dtype, y->tensors[i]->dtype);
             for (int64_t k = 0; k < shape_elems(x->set->slots[i].shape); k++) {
                 float rounded = x->tensors[i]->dtype == ST_F16 ? half_to_float(half_from_float(want[p][i][k])) : want[p][i][k];
-                if (got[k] != rounded) fail_msg("%s [%lld]: %.9g, wanted %.9g", name, (long long)k, (double)got[k], (double)rounded);
+                if (got[k] != rounded)
+                    fail_msg("%s [%lld]: %.9g, wanted %.9g", name, (long long)k, (double)got[k],
+                             (double)rounded);
             }
             n_changed += changed[p][i];
         }
@@ -140,7 +145,8 @@ static void folders_and_files(void **state) {
     static const char *const families[] = {"file-sd1", "file-sd2", "file-xl"};
     for (int i = 0; i < 3; i++) {
         struct arena *a = arena_create(NULL);
-        const char *words = golden_path(a, arena_printf(a, "%s/tokenizer", families[i])), *single = scratch_path("single.safetensors");
+        const char *words = golden_path(a, arena_printf(a, "%s/tokenizer", families[i])),
+                   *single = scratch_path("single.safetensors");
         const char *out = scratch_path(arena_printf(a, "merged-%d", i)), *out_single = scratch_path("merged.safetensors");
         single_file_write(families[i], single);
         struct model *base = must_open(golden_path(a, families[i]), NULL), *file = must_open(single, words);
@@ -154,7 +160,8 @@ static void folders_and_files(void **state) {
         struct model *merged = must_open(out, NULL), *merged_file = must_open(out_single, words);
         expect_merged(a, base, merged, loras, 2);
         expect_merged(a, base, merged_file, loras, 2);
-        assert_true(os_path_is_file(arena_printf(a, "%s/model_index.json", out)) && os_path_is_file(arena_printf(a, "%s/vae/config.json", out)));
+        assert_true(os_path_is_file(arena_printf(a, "%s/model_index.json", out)) &&
+                    os_path_is_file(arena_printf(a, "%s/vae/config.json", out)));
         assert_false(os_path_exists(arena_printf(a, "%s.part", out)));
         struct model *const all[] = {base, file, merged, merged_file};
         for (int k = 0; k < 4; k++) model_close(&(struct model *){all[k]});
@@ -227,6 +234,8 @@ static void refusals_leave_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(folders_and_files), cmocka_unit_test(shards_stay_shards), cmocka_unit_test(refusals_leave_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(folders_and_files),
+                                       cmocka_unit_test(shards_stay_shards),
+                                       cmocka_unit_test(refusals_leave_nothing)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -66,7 +66,8 @@ static const char *bundled(struct arena *a, const char *name, const char **rest)
 }
 
 static bool is_adapter(const char *name) {
-    return strstr(name, "lora_") || strchr(name, ':') || strstr(name, ".alpha") || strstr(name, ".weight") || strstr(name, ".bias");
+    return strstr(name, "lora_") || strchr(name, ':') || strstr(name, ".alpha") || strstr(name, ".weight") ||
+           strstr(name, ".bias");
 }
 
 /* Whether the tensor is a word's, whose, and of which tower (-1: it does not say). */
@@ -90,7 +91,8 @@ static int64_t width_of(const struct st_tensor *t) { return t->dims[t->rank - 1]
 
 static bool check_tensor(const struct reader *r, const struct st_tensor *t) {
     char shape[ST_SHAPE_TEXT_BYTES];
-    if ((t->rank == 1 || t->rank == 2) && width_of(t) > 0 && (t->rank == 1 || (t->dims[0] > 0 && t->dims[0] <= EMBEDDING_MAX_VECTORS)))
+    if ((t->rank == 1 || t->rank == 2) && width_of(t) > 0 &&
+        (t->rank == 1 || (t->dims[0] > 0 && t->dims[0] <= EMBEDDING_MAX_VECTORS)))
         return true;
     return error_set(r->e, "%s: the vectors %s have the shape %s; 1 to %d vectors of one width are needed.", TEXT_SHOW(r->path),
                      TEXT_SHOW(t->name), st_tensor_shape_text(t, shape), EMBEDDING_MAX_VECTORS);
@@ -99,7 +101,9 @@ static bool check_tensor(const struct reader *r, const struct st_tensor *t) {
 static bool check_width(const struct reader *r, const struct found *f, int tower) {
     const struct st_tensor *t = f->tensors[tower];
     if (!t)
-        return error_set(r->e, "%s has vectors for one text encoder, and this model has %d: SDXL's embeddings hold clip_l and clip_g.",
+        return error_set(r->e,
+                         "%s has vectors for one text encoder, and this model has %d: SDXL's embeddings hold "
+                         "clip_l and clip_g.",
                          TEXT_SHOW(r->path), r->n_towers);
     if (width_of(t) == r->widths[tower]) return true;
     return error_set(r->e, "%s was made for a text encoder of width %lld%s; this model's is %d wide%s.", TEXT_SHOW(r->path),
@@ -112,7 +116,9 @@ static const float *read_vectors(const struct reader *r, const struct st_tensor 
     if (!st_read_f32(t, v, n, r->e)) return error_prefix(r->e, "%s", TEXT_SHOW(r->path)), NULL;
     for (size_t i = 0; i < n; i++)
         if (!isfinite(v[i]))
-            return error_set(r->e, "%s: the vectors %s hold a value that is not finite.", TEXT_SHOW(r->path), TEXT_SHOW(t->name)), NULL;
+            return error_set(r->e, "%s: the vectors %s hold a value that is not finite.", TEXT_SHOW(r->path),
+                             TEXT_SHOW(t->name)),
+                   NULL;
     return v;
 }
 
@@ -121,7 +127,9 @@ static bool add_word(const struct reader *r, const char *word, int n, const floa
     if (!word[0] || strlen(word) > MAX_WORD_BYTES || !text_utf8_valid(word, strlen(word)))
         return error_set(r->e, "%s: \"%s\" cannot be a word in a prompt.", TEXT_SHOW(r->path), TEXT_SHOW(word));
     if (embedding_find(l, word))
-        return error_set(r->e, "%s: the word \"%s\" is taken by another embedding; give one of them another name with --embedding NAME=FILE.",
+        return error_set(r->e,
+                         "%s: the word \"%s\" is taken by another embedding; give one of them another name "
+                         "with --embedding NAME=FILE.",
                          TEXT_SHOW(r->path), TEXT_SHOW(word));
     if (l->n == l->cap) {
         int cap = l->cap ? 2 * l->cap : 8;
@@ -198,8 +206,11 @@ static bool read_file(const struct reader *r) {
     int n = gather(r, list), at = r->list->n;
     bool ok = n > 0;
     if (n == 0)
-        error_set(r->e, "%s holds no textual-inversion vectors: those are called emb_params, clip_l and clip_g, string_to_param "
-                  "or like the word they stand for.", TEXT_SHOW(r->path));
+        error_set(r->e,
+                  "%s holds no textual-inversion vectors: those are called emb_params, clip_l and clip_g, "
+                  "string_to_param "
+                  "or like the word they stand for.",
+                  TEXT_SHOW(r->path));
     if (n > 1 && r->renamed)
         ok = error_set(r->e, "%s holds %d words, \"%s\" and others: they cannot all be called %s.", TEXT_SHOW(r->path), n,
                        TEXT_SHOW(list[0].word), TEXT_SHOW(r->name));
@@ -221,7 +232,9 @@ bool embedding_load(struct embedding_list *list, const char *text, const int *wi
         r.name = path_stem(list->arena, path_base(path));
     }
     r.path = path;
-    if (!os_path_is_file(path)) return error_set(e, "There is no embedding %s (--embedding FILE or --embedding NAME=FILE).", TEXT_SHOW(path));
+    if (!os_path_is_file(path))
+        return error_set(e, "There is no embedding %s (--embedding FILE or --embedding NAME=FILE).",
+                         TEXT_SHOW(path));
     struct st_file *file = st_open(path, e);
     if (!file) return false;
     r.file = file;

@@ -15,7 +15,9 @@ static void declare_text(struct lora_test_model *m, enum lora_part part, const c
     struct error e = {0};
     struct clip_config text;
     struct nn_params *params = nn_params_create(m->arena, lora_part_name(part), TENSOR_F32, false, 0);
-    if (!clip_config_load(&text, data_path(m, config), &e) || !clip_declare(params, &text, &m->lists[part], &e)) fail_msg("%s", e.text);
+    if (!clip_config_load(&text, data_path(m, config), &e) ||
+        !clip_declare(params, &text, &m->lists[part], &e))
+        fail_msg("%s", e.text);
 }
 
 void lora_test_model_open(struct lora_test_model *m, const char *unet, const char *text, const char *text_2) {
