@@ -93,6 +93,9 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     printf("captions    %zu from .txt files, %zu from folder names, %zu from --caption\n", p->n_from[DATASET_CAPTION_FILE],
            p->n_from[DATASET_CAPTION_FOLDER], p->n_from[DATASET_CAPTION_DEFAULT]);
     printf("size        %dx%d, %d at a time%s\n", p->resolution, p->resolution, o->batch, p->remat ? ", recomputing activations" : "");
+    for (int i = 0; i < p->n_buckets; i++)
+        printf("%s%dx%d of %d", i ? ", " : "buckets     ", p->buckets[i].w, p->buckets[i].h, p->buckets[i].n_pictures);
+    if (p->n_buckets) printf("\n");
     printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", o->rank, p->n_layers, o->targets, (long long)p->n_params);
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));

@@ -31,6 +31,11 @@ static const struct option rows[] = {
     {"tensorboard", OPTION_TEXT, FIELD(tensorboard), "DIR", "write loss and learning rate for TensorBoard into this folder"},
     {"plot", OPTION_TEXT, FIELD(plot), "FILE.png", "draw loss and learning rate at the end (beside --log, if that is given)"},
     {"masks", OPTION_TEXT, FIELD(masks), "DIR", "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
+    {"buckets", OPTION_FLAG, FIELD(buckets), NULL, "train pictures at sizes that fit their shape, with about the area of\n--resolution, instead of cutting squares"},
+    {"bucket-min", OPTION_INT, FIELD(bucket_min), "N", "shortest side in pixels (256, or half of --resolution)", 8, 16384},
+    {"bucket-max", OPTION_INT, FIELD(bucket_max), "N", "longest side in pixels (1024, or twice --resolution)", 8, 16384},
+    {"bucket-step", OPTION_INT, FIELD(bucket_step), "N", "sides are multiples of this (64)", 8, 1024},
+    {"bucket-no-upscale", OPTION_FLAG, FIELD(bucket_no_upscale), NULL, "small pictures are not enlarged"},
     {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
     {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL, "a caption's comma-separated tags in another order each time; the text\nencoder then stays on the device"},
@@ -67,6 +72,8 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->optimiser.bias_correction = o->prodigy_bias_correction, p->optimiser.safeguard = o->prodigy_safeguard;
     p->optimiser.relative_step = o->adafactor_relative, p->optimiser.scale_by_param = o->adafactor_scale;
     p->captions = (struct caption_params){o->shuffle_captions, o->keep_tokens, (float)o->tag_dropout};
+    p->buckets = (struct bucket_params){.on = o->buckets, .min = o->bucket_min, .max = o->bucket_max, .step = o->bucket_step,
+                                        .no_upscale = o->bucket_no_upscale};
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,

@@ -6,6 +6,8 @@
 #include "train/trainer.h"
 
 struct train_method_options {
+    bool buckets, bucket_no_upscale;
+    int bucket_min, bucket_max, bucket_step;
     bool shuffle_captions;
     int keep_tokens;
     double tag_dropout;

@@ -100,7 +100,15 @@ static bool plan_program(struct gpu_program *prog, struct error *err) {
     return true;
 }
 
+/* Whether activation chunk i lies in the memory of the program that shares its own. */
+static bool borrows(const struct gpu_program *prog, int i) {
+    const struct gpu_program *s = prog->params.share;
+    return s && i < s->plan.n_act_chunks && prog->plan.act_bytes[i] <= s->plan.act_bytes[i];
+}
+
 static bool memory_fits(struct gpu_program *prog, struct error *err) {
+    for (int i = 0; i < prog->plan.n_act_chunks; i++)
+        if (borrows(prog, i)) prog->use.activations -= prog->plan.act_bytes[i];
     int64_t need = prog->use.activations + prog->use.io + prog->use.prepared + prog->use.ring;
     int64_t left = prog->dev->memory_total - prog->dev->memory_used;
     if (prog->params.memory_limit && prog->params.memory_limit < left) left = prog->params.memory_limit;
@@ -139,7 +147,8 @@ bool gpu_program_measure(struct gpu_device *dev, struct graph *g, const struct g
 static bool allocate(struct gpu_program *prog, struct error *err) {
     /* Activations start as zeros: padding rows are read (and their results dropped), so they must be finite. */
     for (int i = 0; i < prog->plan.n_act_chunks; i++)
-        if (!gpu_chunk_create(prog->dev, &prog->act[i], prog->plan.act_bytes[i], true, true, "activations", err)) return false;
+        if (borrows(prog, i)) prog->act[i] = prog->params.share->act[i];
+        else if (!gpu_chunk_create(prog->dev, &prog->act[i], prog->plan.act_bytes[i], true, true, "activations", err)) return false;
     if (!gpu_chunk_create(prog->dev, &prog->io, prog->plan.io_bytes, false, true, "inputs and outputs", err)) return false;
     for (int i = 0; i < prog->n_prepared; i++)
         if (!gpu_chunk_create(prog->dev, &prog->prepared[i], prog->prepared_bytes[i], true, false, "prepared weights", err)) return false;
@@ -166,7 +175,8 @@ void gpu_program_destroy(struct gpu_program **p) {
         if (prog->step_commands[n]) vkFreeCommandBuffers(d, prog->dev->pool, 1, &prog->step_commands[n]);
     vkDestroyDescriptorPool(d, prog->pool, NULL);
     vkDestroyQueryPool(d, prog->queries, NULL);
-    for (int i = 0; i < PLAN_MAX_CHUNKS; i++) gpu_chunk_destroy(prog->dev, &prog->act[i]);
+    for (int i = 0; i < PLAN_MAX_CHUNKS; i++)
+        if (i >= prog->plan.n_act_chunks || !borrows(prog, i)) gpu_chunk_destroy(prog->dev, &prog->act[i]);
     gpu_chunk_destroy(prog->dev, &prog->io);
     for (int i = 0; i < prog->n_prepared; i++) gpu_chunk_destroy(prog->dev, &prog->prepared[i]);
     gpu_stream_destroy(prog);

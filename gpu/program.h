@@ -23,6 +23,9 @@ struct gpu_program_params {
     int64_t memory_limit;     /* bytes this program may take; 0: what the device has left */
     int64_t ring_bytes;       /* for the weights of streamed sets in turn; at least gpu_program_ring_least, and at least
                                * that is taken. Such programs prepare no weights. */
+    /* Its activations lie where this program's do, as far as they fit there: for programs that never run at the same
+     * time and keep nothing from run to run. It must live longer. NULL: memory of its own. */
+    const struct gpu_program *share;
     const char *memory_hint;  /* what the user can do when it does not fit */
 };
 struct gpu_memory_use {

@@ -151,6 +151,59 @@ static void test_flip(void **state) {
     assert_string_not_equal(outcome("flips2", set_flip), outcome("plain2", NULL));
 }
 
+/* --- buckets --------------------------------------------------------------------------------------------- */
+
+/* Five pictures: wide, wide, high, square, square. */
+static const char *shapes(void) {
+    static const int sizes[][2] = {{150, 75}, {160, 78}, {70, 130}, {64, 64}, {90, 90}};
+    struct error e = {{0}};
+    const char *folder = runs_path("shapes");
+    if (os_path_is_dir(folder)) return folder;
+    assert_true(os_dir_make(folder, &e));
+    for (int i = 0; i < 5; i++) {
+        struct image im = image_create(runs_arena, sizes[i][0], sizes[i][1]);
+        for (int p = 0; p < im.w * im.h * 3; p++) im.rgb[p] = (uint8_t)(p / 3 % im.w * 2 + p / 3 / im.w * (i + 1) + 40 * (p % 3));
+        assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
+    }
+    return folder;
+}
+
+static void set_buckets(struct train_params *p) {
+    p->data = shapes(), p->caption = "shape", p->steps = 7, p->flip = true;
+    p->buckets = (struct bucket_params){.on = true, .min = 32, .max = 128, .step = 16};
+}
+static void set_buckets_remat(struct train_params *p) {
+    set_buckets(p);
+    p->remat = TRAIN_REMAT_ON, p->accumulate = 1;
+}
+
+/* Three sizes, a tape each; the short batch of the high picture counts that one picture alone. */
+static void test_buckets(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("buckets");
+    set_buckets(&p);
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    struct train_plan plan = trainer_plan(t);
+    assert_int_equal(plan.n_buckets, 3);
+    assert_true(plan.buckets[0].w == 80 && plan.buckets[0].h == 48 && plan.buckets[0].n_pictures == 2);
+    assert_true(plan.buckets[1].w == 48 && plan.buckets[1].h == 80 && plan.buckets[1].n_pictures == 1);
+    assert_true(plan.buckets[2].w == 64 && plan.buckets[2].h == 64 && plan.buckets[2].n_pictures == 2);
+    unsigned seen = 0;
+    for (int i = 0; i < 3; i++) { /* an epoch */
+        if (!train_batch_draw(t, 1, &e)) fail_msg("%s", e.text);
+        seen |= 1u << t->bucket;
+        assert_true(t->batch_seed[0] == (t->bucket == 1 ? 1.0f : 0.5f) && t->batch_seed[1] == (t->bucket == 1 ? 0 : 0.5f));
+        assert_true(t->lw * 8 == t->buckets[t->bucket].size.w && t->tape->prog != NULL);
+    }
+    assert_int_equal(seen, 7);
+    trainer_destroy(&t);
+    resumes("buckets", set_buckets);
+    assert_string_equal(outcome("buckets2", set_buckets), outcome("buckets3", set_buckets_remat));
+    p = runs_params("buckets4"), p.buckets.min = 64;
+    runs_refused(&p, "--buckets");
+}
+
 /* --- the LoRA -------------------------------------------------------------------------------------------- */
 
 static void set_dropout(struct train_params *p) { p->dropout = (struct lora_dropout){0.3f, 0.2f, 0.1f}; }
@@ -442,7 +495,7 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_buckets), cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
         cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),

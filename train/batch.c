@@ -4,19 +4,33 @@
 
 #include "train/trainer_priv.h"
 
+/* Its own generator, seeded by the epoch: resuming needs no history. */
+static void shuffle_buckets(struct trainer *t) {
+    size_t n = t->data.n;
+    struct arena *a = arena_create(NULL);
+    int *bucket_of = arena_alloc_n(a, n, sizeof *bucket_of), *repeats = arena_alloc_n(a, n, sizeof *repeats);
+    if (!t->batches) t->batches = arena_alloc_n(t->arena, t->data.n_per_epoch, sizeof *t->batches);
+    for (size_t i = 0; i < n; i++) bucket_of[i] = t->places[i].bucket, repeats[i] = t->data.samples[i].repeats;
+    t->n_batches = bucket_epoch(bucket_of, repeats, n, t->n_buckets, t->params.batch, t->params.seed + (uint64_t)t->epoch, t->order, t->batches);
+    arena_destroy(&a);
+}
+
 void train_epoch_shuffle(struct trainer *t) {
     size_t n = t->data.n_per_epoch, at = 0;
     if (!t->order) t->order = arena_alloc_n(t->arena, n, sizeof *t->order);
+    t->order_at = 0;
+    if (t->params.buckets.on) {
+        shuffle_buckets(t);
+        return;
+    }
     struct arena *a = arena_create(NULL);
     uint32_t *draw = arena_alloc_n(a, n, sizeof *draw), *flat = arena_alloc_n(a, n, sizeof *flat);
     for (size_t i = 0; i < t->data.n; i++)
         for (int r = 0; r < t->data.samples[i].repeats; r++) flat[at++] = (uint32_t)i;
-    /* Its own generator, seeded by the epoch: resuming needs no history. */
     struct rng rng;
     rng_seed(&rng, t->params.seed + (uint64_t)t->epoch);
     rng_randperm(&rng, draw, n);
     for (size_t i = 0; i < n; i++) t->order[i] = flat[draw[i]];
-    t->order_at = 0;
     arena_destroy(&a);
 }
 
@@ -28,11 +42,27 @@ static uint32_t next_picture(struct trainer *t) {
     return t->order[t->order_at++];
 }
 
+/* The pictures of the next batch; how many are real: the last batch of a bucket is short, and what fills it up counts
+ * nothing. Enters the batch's bucket. */
+static int next_batch(struct trainer *t, uint32_t *pictures) {
+    int batch = t->params.batch;
+    for (int b = 0; !t->params.buckets.on && b < batch; b++) pictures[b] = next_picture(t);
+    if (!t->params.buckets.on) return batch;
+    if (t->order_at == t->n_batches) {
+        t->epoch++;
+        train_epoch_shuffle(t);
+    }
+    const struct bucket_batch *next = &t->batches[t->order_at++];
+    for (int b = 0; b < batch; b++) pictures[b] = t->order[next->first + b % next->n];
+    train_bucket_enter(t, next->bucket);
+    return next->n;
+}
+
 /* VAE posterior sample times the model's scale. */
-static void draw_latent(struct trainer *t, size_t picture, const float *z, float *latent) {
+static void draw_latent(struct trainer *t, size_t at, const float *z, float *latent) {
     const struct vae_config *vae = &t->e->model->vae;
     int pixels = t->lw * t->lh, c = t->channels;
-    const float *m = t->moments + picture * (size_t)pixels * 2 * (size_t)c;
+    const float *m = t->moments + at * 2 * (size_t)c;
     for (int i = 0; i < pixels; i++)
         for (int k = 0; k < c; k++) {
             float mean = m[i * 2 * c + k], log_variance = m[i * 2 * c + c + k];
@@ -67,18 +97,19 @@ static const float *perturb(struct trainer *t, size_t n) {
     return t->perturbed;
 }
 
-void train_batch_draw(struct trainer *t, int accumulate) {
+bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     const struct train_params *p = &t->params;
-    int batch = p->batch, n = t->lw * t->lh * t->channels;
-    size_t all = (size_t)batch * (size_t)n, versions = p->flip ? 2 : 1;
+    uint32_t pictures[64];
+    int batch = p->batch, real = next_batch(t, pictures), n = t->lw * t->lh * t->channels;
+    size_t all = (size_t)batch * (size_t)n, each = (size_t)(t->lw * t->lh);
+    if (!train_tape_open(t, err)) return false;
     rng_randn(&t->rng, t->noise, all);
-    size_t taken[64]; /* picture and version */
+    size_t taken[64]; /* where a picture's version begins, in latent pixels */
     for (int b = 0; b < batch; b++) {
-        uint32_t picture = next_picture(t);
         size_t version = chance(t, p->flip ? 0.5f : 0) ? 1 : 0;
-        taken[b] = picture * versions + version;
+        taken[b] = t->places[pictures[b]].latent + version * each;
         draw_latent(t, taken[b], t->noise + b * n, t->latent + b * n);
-        train_condition_place(t, b, choose_text(t, b, picture), picture);
+        train_condition_place(t, b, choose_text(t, b, pictures[b]), pictures[b]);
     }
     rng_randn(&t->rng, t->noise, all);
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
@@ -86,10 +117,11 @@ void train_batch_draw(struct trainer *t, int accumulate) {
     for (int b = 0; b < batch; b++) {
         int time = (int)rng_randint(&t->rng, (uint32_t)t->schedule->n_train);
         t->batch_t[b] = (float)time;
-        t->batch_seed[b] = target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(batch * accumulate);
+        t->batch_seed[b] = b < real ? target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(real * accumulate) : 0;
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
         train_mask_place(t, b, (int64_t)taken[b]);
     }
-    for (int i = 0; t->tape.dropout_key >= 0 && i < 2; i++) t->dropout_key[i] = (float)rng_randint(&t->dice, 1 << 24);
+    for (int i = 0; t->tape->dropout_key >= 0 && i < 2; i++) t->dropout_key[i] = (float)rng_randint(&t->dice, 1 << 24);
+    return true;
 }

@@ -6,16 +6,12 @@
 #include "base/os.h"
 #include "train/trainer_priv.h"
 
-/* SDXL is told how large a picture was, and where it was cut after it was scaled to cover the square. */
+/* SDXL is told how large a picture was, and where it was cut after it was scaled. */
 static void note_sizes(struct trainer *t, size_t i) {
     const struct dataset_sample *s = &t->data.samples[i];
-    int size = t->plan.resolution;
-    double scale = size / (double)(s->w < s->h ? s->w : s->h);
-    int h = (int)(s->h * scale + 0.5), w = (int)(s->w * scale + 0.5); /* as image_resize_cover rounds */
-    float *ids = t->time_ids + i * 6;
-    ids[0] = (float)s->h, ids[1] = (float)s->w;
-    ids[2] = (float)((h - size) / 2), ids[3] = (float)((w - size) / 2);
-    ids[4] = ids[5] = (float)size;
+    const struct bucket_choice *c = &t->places[i].cut;
+    const int values[6] = {s->h, s->w, c->top, c->left, c->bucket.h, c->bucket.w};
+    for (int k = 0; k < 6; k++) t->time_ids[i * 6 + (size_t)k] = (float)values[k];
 }
 
 /* An inpainting model learns with everything masked: the masked picture is grey. */
@@ -36,28 +32,38 @@ static bool mask_everything(struct trainer *t, struct vae_session *vae, struct e
     return ok;
 }
 
+static bool encode_picture(struct trainer *t, struct vae_session *vae, size_t i, struct error *err) {
+    size_t each = (size_t)(t->lw * t->lh), c = (size_t)t->channels * 2;
+    float *moments = t->moments + t->places[i].latent * c;
+    struct arena *a = arena_create(NULL);
+    struct image im;
+    note_sizes(t, i);
+    bool ok = dataset_load_cut(a, &t->data.samples[i], &t->places[i].cut, &im, err) && vae_session_encode(vae, im.rgb, moments, err);
+    if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, moments + each * c, err);
+    arena_destroy(&a);
+    return ok && train_mask_load(t, i, err);
+}
+
+/* Bucket by bucket, as each needs a VAE of its size. */
 static bool encode_pictures(struct trainer *t, struct error *err) {
-    int size = t->plan.resolution;
-    size_t each = (size_t)t->lw * (size_t)t->lh * (size_t)t->channels * 2;
-    size_t versions = t->params.flip ? 2 : 1;
-    t->moments = arena_alloc_n(t->arena, t->data.n * versions, each * sizeof(float));
-    struct vae_session *vae = vae_session_create(t->e, true, 1, size, size, err);
-    if (!vae) return false;
+    size_t done = 0;
+    bool ok = true;
+    t->moments = arena_alloc_n(t->arena, train_latent_pixels(t), (size_t)t->channels * 2 * sizeof(float));
     t->time_ids = arena_alloc_n(t->arena, t->data.n, 6 * sizeof(float));
-    bool ok = mask_everything(t, vae, err);
-    for (size_t i = 0; ok && i < t->data.n; i++) {
-        note_sizes(t, i);
-        struct arena *a = arena_create(NULL);
-        struct image im;
-        if (os_interrupted()) ok = error_set(err, "Stopped while the pictures were being read; nothing was written.");
-        ok = ok && dataset_load(a, &t->data.samples[i], size, size, &im, err) &&
-             vae_session_encode(vae, im.rgb, t->moments + i * versions * each, err);
-        if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, t->moments + (i * versions + 1) * each, err);
-        ok = ok && train_mask_load(t, i, err);
-        arena_destroy(&a);
-        if (os_stderr_is_terminal() || i + 1 == t->data.n) log_progress("reading pictures: %zu of %zu", i + 1, t->data.n);
+    for (int b = 0; ok && b < t->n_buckets; b++) {
+        train_bucket_enter(t, b);
+        struct vae_session *vae = vae_session_create(t->e, true, 1, t->buckets[b].size.w, t->buckets[b].size.h, err);
+        ok = vae && mask_everything(t, vae, err);
+        for (size_t i = 0; ok && i < t->data.n; i++) {
+            if (t->places[i].bucket != b) continue;
+            if (os_interrupted()) ok = error_set(err, "Stopped while the pictures were being read; nothing was written.");
+            ok = ok && encode_picture(t, vae, i, err);
+            done++;
+            if (os_stderr_is_terminal() || done == t->data.n) log_progress("reading pictures: %zu of %zu", done, t->data.n);
+        }
+        vae_session_destroy(&vae);
     }
-    vae_session_destroy(&vae);
+    train_bucket_enter(t, t->largest);
     engine_unload(t->e, ENGINE_VAE);
     return ok;
 }

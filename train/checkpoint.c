@@ -56,7 +56,7 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
         sha256_update(&s, d->caption, strlen(d->caption) + 1);
         sha256_update(&s, &st.bytes, sizeof st.bytes);
     }
-    if (t->masks) sha256_update(&s, t->masks, t->data.n * (p->flip ? 2 : 1) * (size_t)(t->lw * t->lh) * sizeof *t->masks);
+    if (t->masks) sha256_update(&s, t->masks, train_latent_pixels(t) * sizeof *t->masks);
     hash_model(t->e->model, &s);
     sha256_end(&s, hex);
 }
@@ -183,7 +183,7 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
         .warmup_steps = train_schedule_warmup(&p->schedule, p->steps), .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
-        .cache_latents = true, .data = &t->data};
+        .cache_latents = true, .data = &t->data, .batches_per_epoch = t->n_batches};
     m->n_more = train_settings(p, a, &m->more);
 }
 

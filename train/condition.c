@@ -23,7 +23,7 @@ void train_condition_allocate(struct trainer *t) {
 
 /* A text encoder that learns, or whose captions change all the time: token ids in, what the UNet reads out. */
 static struct clip_outputs text_encoder(struct trainer *t, struct graph *g, int which) {
-    struct train_tape *tape = &t->tape;
+    struct train_tape *tape = t->tape;
     const struct model *m = t->e->model;
     const struct model_text *text = &m->texts[which];
     bool pooled = model_pooled_dim(m) && which + 1 == m->n_texts;
@@ -44,7 +44,7 @@ static struct clip_outputs text_encoder(struct trainer *t, struct graph *g, int 
 }
 
 void train_condition_build(struct trainer *t, struct graph *g, struct unet_inputs *in) {
-    struct train_tape *tape = &t->tape;
+    struct train_tape *tape = t->tape;
     const struct model *m = t->e->model;
     struct shape vector = {t->params.batch, 1, 1, m->unet.added_dim};
     tape->context = tape->added = tape->sizes = tape->ends = tape->ids[0] = tape->ids[1] = -1;
@@ -126,7 +126,7 @@ void train_condition_given(struct trainer *t, const struct train_given *given, s
 }
 
 void train_condition_write(struct trainer *t) {
-    const struct train_tape *tape = &t->tape;
+    const struct train_tape *tape = t->tape;
     const struct train_condition *c = &t->condition;
     struct gpu_program *prog = tape->prog;
     if (tape->context >= 0) gpu_program_write(prog, tape->context, c->context);

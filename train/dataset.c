@@ -161,3 +161,18 @@ bool dataset_load(struct arena *a, const struct dataset_sample *s, int w, int h,
     arena_destroy(&scratch);
     return ok;
 }
+
+bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out, struct error *e) {
+    struct arena *scratch = arena_create(NULL);
+    struct image im;
+    bool ok = image_load(scratch, s->path, DATASET_MIN_SIDE, &im, e);
+    /* A thin picture is cut before it is scaled: whole, it would be too large. */
+    bool thin = c->w > IMAGE_MAX_SIDE || c->h > IMAGE_MAX_SIDE || (int64_t)c->w * c->h > IMAGE_MAX_PIXELS;
+    if (ok && thin) *out = image_resize_cover(a, &im, c->bucket.w, c->bucket.h);
+    else if (ok) {
+        if (im.w != c->w || im.h != c->h) im = image_resize(scratch, &im, c->w, c->h);
+        *out = image_crop(a, &im, c->left, c->top, c->bucket.w, c->bucket.h);
+    }
+    arena_destroy(&scratch);
+    return ok;
+}

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "io/image.h"
+#include "train/bucket.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -44,6 +45,9 @@ bool dataset_scan(struct arena *a, const struct dataset_params *p, struct datase
 
 /* Reads every picture's header and fills w and h; stops at the first damaged or unusable one. */
 bool dataset_probe(struct dataset *d, struct error *e);
+
+/* One picture, scaled and cut as chosen (train/bucket.h). Memory from a. */
+bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out, struct error *e);
 
 /* One picture, scaled to cover w x h and cut in the middle. Memory from a. */
 bool dataset_load(struct arena *a, const struct dataset_sample *s, int w, int h, struct image *out, struct error *e);

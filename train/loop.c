@@ -10,7 +10,7 @@
 enum { MAX_OVERFLOWS = 8 };
 
 static bool run_tape(struct trainer *t, float *losses, struct error *err) {
-    struct train_tape *tape = &t->tape;
+    struct train_tape *tape = t->tape;
     float seed[64];
     for (int b = 0; b < t->params.batch; b++) seed[b] = t->batch_seed[b] * t->loss_scale;
     gpu_program_write(tape->prog, tape->sample, train_condition_sample(t));
@@ -28,7 +28,7 @@ static bool run_tape(struct trainer *t, float *losses, struct error *err) {
 /* A loss or gradient that is not a number: run the same step again node by node to name where it began. */
 static bool find_nan(struct trainer *t, const char *what, struct error *err) {
     struct error where = {{0}};
-    bool found = !gpu_program_trace_nan(t->tape.prog, &where);
+    bool found = !gpu_program_trace_nan(t->tape->prog, &where);
     return error_set(err, "The %s is no longer a number at step %d%s%s Lower --lr, or check the pictures.", what, t->step + 1,
                      found ? ": " : ".", found ? where.text : "");
 }
@@ -64,7 +64,7 @@ static bool train_step(struct trainer *t, struct train_report *r, struct error *
     float losses[64];
     r->loss = 0;
     for (int m = 0; m < t->params.accumulate; m++) {
-        train_batch_draw(t, t->params.accumulate);
+        if (!train_batch_draw(t, t->params.accumulate, err)) return false;
         if (!run_tape(t, losses, err)) return false;
         for (int b = 0; b < t->params.batch; b++) r->loss += losses[b] * t->batch_seed[b];
         if (!isfinite(r->loss)) return find_nan(t, "loss", err);

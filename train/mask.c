@@ -29,33 +29,45 @@ static void average(const struct image *im, int lw, int lh, float *dst) {
         }
 }
 
+/* A mask of another size than its picture must at least have its shape; it is scaled and cut as the picture is. */
+static bool load(struct arena *a, const struct dataset_sample *mask, const struct dataset_sample *picture, const struct bucket_choice *cut,
+                 struct image *out, struct error *err) {
+    int w, h;
+    if (!image_probe(mask->path, &w, &h, err)) return false;
+    double off = (double)w * picture->h / ((double)h * picture->w);
+    if (off < 0.98 || off > 1.02)
+        return error_set(err, "the mask '%s' has %d x %d pixels, which is not the shape of its picture of %d x %d", TEXT_SHOW(mask->path), w, h,
+                         picture->w, picture->h);
+    return dataset_load_cut(a, mask, cut, out, err);
+}
+
 bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
     const struct dataset_sample *s = &t->data.samples[picture];
-    size_t each = (size_t)(t->lw * t->lh), versions = t->params.flip ? 2 : 1;
-    int size = t->plan.resolution;
+    size_t each = (size_t)(t->lw * t->lh);
     if (!t->params.masks) return true;
-    if (!t->masks) t->masks = arena_alloc_n(t->arena, t->data.n * versions, each * sizeof(float));
+    if (!t->masks) t->masks = arena_alloc_n(t->arena, train_latent_pixels(t), sizeof(float));
+    float *dst = t->masks + t->places[picture].latent;
     struct arena *a = arena_create(NULL);
     struct dataset_sample mask = *s;
     struct image im;
     mask.path = find_mask(a, t->params.masks, s->path);
-    bool ok = mask.path ? dataset_load(a, &mask, size, size, &im, err)
+    bool ok = mask.path ? load(a, &mask, s, &t->places[picture].cut, &im, err)
                         : error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(s->path), TEXT_SHOW(t->params.masks));
-    if (ok) average(&im, t->lw, t->lh, t->masks + picture * versions * each);
+    if (ok) average(&im, t->lw, t->lh, dst);
     if (ok && t->params.flip) {
         im = image_flip_horizontal(a, &im);
-        average(&im, t->lw, t->lh, t->masks + (picture * versions + 1) * each);
+        average(&im, t->lw, t->lh, dst + each);
     }
     arena_destroy(&a);
     return ok;
 }
 
-void train_mask_place(struct trainer *t, int b, int64_t version) {
+void train_mask_place(struct trainer *t, int b, int64_t latent) {
     int pixels = t->lw * t->lh, c = t->channels;
-    if (t->tape.mask < 0) return;
+    if (t->tape->mask < 0) return;
     float *mask = t->batch_mask + (size_t)b * (size_t)(pixels * c), *target = t->batch_target + (size_t)b * (size_t)(pixels * c);
     for (int i = 0; i < pixels; i++) {
-        float root = version < 0 ? 1 : sqrtf(t->masks[version * pixels + i]);
+        float root = latent < 0 ? 1 : sqrtf(t->masks[latent + i]);
         for (int k = 0; k < c; k++) mask[i * c + k] = root, target[i * c + k] *= root;
     }
 }

@@ -42,6 +42,7 @@ struct metadata_params {
     double max_grad_norm;
     bool gradient_checkpointing, cache_latents;
     const struct dataset *data; /* may be NULL */
+    int64_t batches_per_epoch;  /* 0: as many as the pictures fill */
 
     /* Further settings, written as they are: kohya's keys where it has them. */
     const struct metadata_pair *more;

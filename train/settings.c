@@ -82,6 +82,13 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     real(&l, "ss_module_dropout", tidy(p->dropout.module));
     flag(&l, "ss_masked_loss", p->masks != NULL);
     flag(&l, "ss_flip_aug", p->flip);
+    flag(&l, "ss_enable_bucket", p->buckets.on);
+    if (p->buckets.on) {
+        add(&l, "ss_min_bucket_reso", arena_printf(a, "%d", p->buckets.min));
+        add(&l, "ss_max_bucket_reso", arena_printf(a, "%d", p->buckets.max));
+        add(&l, "ss_bucket_reso_steps", arena_printf(a, "%d", p->buckets.step));
+        flag(&l, "ss_bucket_no_upscale", p->buckets.no_upscale);
+    }
     flag(&l, "ss_shuffle_caption", p->captions.shuffle);
     add(&l, "ss_keep_tokens", arena_printf(a, "%d", p->captions.keep));
     real(&l, "ss_caption_tag_dropout_rate", tidy(p->captions.tag_dropout));

@@ -70,11 +70,11 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
 
 void train_dropout_add(const struct trainer *t, struct lora_binding *b) {
     b->dropout = t->params.dropout;
-    b->dropout_key = t->tape.dropout_key;
+    b->dropout_key = t->tape->dropout_key;
 }
 
 static bool build_step(struct trainer *t, bool remat, struct error *err) {
-    struct train_tape *tape = &t->tape;
+    struct train_tape *tape = t->tape;
     struct model *m = t->e->model;
     struct shape latent = {t->params.batch, t->lh, t->lw, t->channels}, sample = latent, per_image = {t->params.batch, 1, 1, 1};
     struct graph *g = graph_create(t->arena, gpu_device_storage(t->e->dev));
@@ -170,12 +170,12 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
 
 static struct gpu_program_params step_params(struct trainer *t) {
     return engine_program_params(t->e, "The training step",
-                                 t->tape.remat ? "Lower --batch or --resolution, take --weights nf4, or allow more with --memory." : "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.");
+                                 t->tape->remat ? "Lower --batch or --resolution, take --weights nf4, or allow more with --memory." : "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.");
 }
 
 static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error *err) {
     struct gpu_program_params p = step_params(t);
-    return gpu_program_measure(t->e->dev, t->tape.g, &p, use, err);
+    return gpu_program_measure(t->e->dev, t->tape->g, &p, use, err);
 }
 
 /* Bytes on the device beside the tape: weights that stay, banks of the adapter. */
@@ -219,11 +219,34 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
     struct train_plan *p = &t->plan;
     const struct memory_choice *c = &t->memory;
     p->remat = remat;
-    if (!memory_choose(t->e, t->tape.g, ENGINE_UNET, left + p->unet_bytes, "The training step", step_params(t).memory_hint, &t->memory, err))
+    if (!memory_choose(t->e, t->tape->g, ENGINE_UNET, left + p->unet_bytes, "The training step", step_params(t).memory_hint, &t->memory, err))
         return false;
     p->unet_bytes = c->weight_bytes, p->away_bytes = c->away_bytes, p->ring_bytes = c->ring_bytes;
     p->activation_bytes = c->activation_bytes, p->io_bytes = c->io_bytes, p->prepared_bytes = c->prepared_bytes;
     p->peak_bytes = resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes;
+    return true;
+}
+
+static void write_strengths(struct trainer *t) {
+    struct arena *a = arena_create(NULL);
+    float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
+    float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);
+    for (int i = 0; i < t->params.batch; i++) strength[i] = 1;
+    lora_stack_fill_strengths(t->adapter->stack, t->params.batch, strength, columns);
+    gpu_program_write(t->tape->prog, t->tape->strength, columns);
+    arena_destroy(&a);
+}
+
+bool train_tape_open(struct trainer *t, struct error *err) {
+    struct gpu_binding b[MAX_BINDINGS];
+    if (t->tape->prog) return true;
+    if (!t->tape->g && !build_step(t, t->plan.remat, err)) return false;
+    struct gpu_program_params p = step_params(t);
+    p.bindings = b, p.n_bindings = bindings(t, b);
+    p.no_prepare = t->memory.no_prepare, p.ring_bytes = t->memory.ring_bytes;
+    p.share = t->bucket != t->largest ? t->buckets[t->largest].tape.prog : NULL;
+    if (!(t->tape->prog = gpu_program_create(t->e->dev, t->tape->g, &p, err))) return false;
+    write_strengths(t);
     return true;
 }
 
@@ -235,7 +258,9 @@ static void pin_parts(struct trainer *t) {
 }
 
 void train_tapes_close(struct trainer *t) {
-    gpu_program_destroy(&t->tape.prog);
+    for (int i = 0; i < t->n_buckets; i++)
+        if (i != t->largest) gpu_program_destroy(&t->buckets[i].tape.prog);
+    if (t->n_buckets) gpu_program_destroy(&t->buckets[t->largest].tape.prog); /* the others lie in its memory */
     if (!t->pinned) return;
     t->pinned = false;
     memory_unpin(t->e, ENGINE_UNET);
@@ -252,22 +277,12 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
     if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
     if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
+    if (!train_tape_open(t, err)) return false;
     struct gpu_binding b[MAX_BINDINGS];
-    struct gpu_program_params p = step_params(t);
-    p.bindings = b, p.n_bindings = bindings(t, b);
-    p.no_prepare = t->memory.no_prepare, p.ring_bytes = t->memory.ring_bytes;
-    if (!(t->tape.prog = gpu_program_create(e->dev, t->tape.g, &p, err))) return false;
     struct gpu_program_params op = engine_program_params(e, "The sum of gradients", NULL);
-    op.bindings = b, op.n_bindings = p.n_bindings;
+    op.bindings = b, op.n_bindings = bindings(t, b);
     if (t->banks.sum_g && !(t->banks.sum_prog = gpu_program_create(e->dev, t->banks.sum_g, &op, err))) return false;
     if (t->banks.ema_g && !(t->banks.ema_prog = gpu_program_create(e->dev, t->banks.ema_g, &op, err))) return false;
     if (!optimiser_open(t->optimiser, e, t->adapter->data, trainer_gradients(t), err)) return false;
-    struct arena *a = arena_create(NULL);
-    float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
-    float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);
-    for (int i = 0; i < t->params.batch; i++) strength[i] = 1;
-    lora_stack_fill_strengths(t->adapter->stack, t->params.batch, strength, columns);
-    gpu_program_write(t->tape.prog, t->tape.strength, columns);
-    arena_destroy(&a);
     return true;
 }

@@ -48,7 +48,6 @@ static bool choose_size(struct trainer *t, struct error *err) {
     int size = t->params.resolution ? t->params.resolution : (m->unet.sample_w ? m->unet.sample_w * f : 512);
     if (size % f || size < f) return error_set(err, "--resolution %d is not a multiple of %d, which this model's VAE needs.", size, f);
     t->plan.resolution = size;
-    t->lw = t->lh = size / f;
     t->channels = m->vae.latent_channels;
     t->tokens = model_window(m);
     t->width = model_context_dim(m);
@@ -115,11 +114,11 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     t->params.schedule.early = o && o->constant_schedule;
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
-    if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err))) goto fail;
+    if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
-    t->plan.flops_per_step = gpu_graph_flops(t->tape.g) * t->params.accumulate;
+    t->plan.flops_per_step = gpu_graph_flops(t->tape->g) * t->params.accumulate;
     t->plan.text_stays = t->text_on_tape;
     if (plan_only) {
         t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
@@ -163,4 +162,4 @@ struct train_plan trainer_plan(const struct trainer *t) { return t->plan; }
 struct adapter *trainer_adapter(struct trainer *t) { return t->adapter; }
 struct gpu_set *trainer_gradients(struct trainer *t) { return t->grad_sum ? t->grad_sum : t->grad; }
 float trainer_loss_scale(const struct trainer *t) { return t->loss_scale; }
-struct gpu_program *trainer_program(struct trainer *t) { return t->tape.prog; }
+struct gpu_program *trainer_program(struct trainer *t) { return t->tape->prog; }

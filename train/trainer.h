@@ -6,6 +6,7 @@
 #include "diffusion/target.h"
 #include "engine/adapter.h"
 #include "lora/select.h"
+#include "train/bucket.h"
 #include "train/caption.h"
 #include "train/dataset.h"
 #include "train/optimiser.h"
@@ -29,6 +30,7 @@ struct train_params {
     bool train_text_encoder;
     enum target_weighting weighting;
     float snr_gamma;
+    struct bucket_params buckets;
     struct noise_params noise;
     struct lora_dropout dropout;
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
@@ -52,6 +54,9 @@ struct train_params {
 /* The defaults of the recipe; callers change what the user set. */
 struct train_params train_params_default(void);
 
+struct train_plan_bucket {
+    int w, h, n_pictures;
+};
 /* What a run will do and take, before it does it. */
 struct train_plan {
     size_t n_pictures, n_per_epoch;
@@ -67,6 +72,8 @@ struct train_plan {
     double flops_per_step; /* of one optimiser step */
     double step_seconds;   /* estimate from a timed product; 0: unknown. Only when planning */
     int resolution;
+    const struct train_plan_bucket *buckets; /* with --buckets: those that have pictures */
+    int n_buckets;
 };
 struct trainer;
 /* Reads the folder, caches latents and texts, builds the programs. With plan_only stops after planning. */

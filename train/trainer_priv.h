@@ -36,6 +36,19 @@ struct train_condition {
     float *zeros;                  /* [pooled] */
     float *sample;                 /* [b][h][w][in_channels]: inpainting */
 };
+/* A size of training pictures with its tape, made when it is first needed. */
+struct train_bucket {
+    struct bucket_size size; /* pixels */
+    int lw, lh;              /* latent pixels */
+    int n_pictures;          /* without repeats */
+    struct train_tape tape;
+};
+/* Where a picture goes and how it is cut. */
+struct train_place {
+    int bucket;
+    struct bucket_choice cut;
+    size_t latent; /* latent pixels of all pictures before it, every version counted */
+};
 struct trainer {
     struct arena *arena;
     struct engine *e;
@@ -46,7 +59,12 @@ struct trainer {
     struct rng dice; /* for choices that options add: those leave noise and times as they are without */
     struct adapter *adapter;
     struct gpu_set *grad, *grad_sum, *ema;
-    struct train_tape tape;
+    struct train_bucket *buckets;
+    int n_buckets, bucket, largest; /* the one in use; the one with most pixels, whose memory the others share */
+    struct train_place *places;     /* per picture */
+    struct bucket_batch *batches;   /* this epoch's; NULL without --buckets */
+    int n_batches;
+    struct train_tape *tape; /* of the bucket in use, as are lw and lh */
     struct bank_tapes banks;
     struct optimiser *optimiser;
     struct train_plan plan;
@@ -90,10 +108,15 @@ bool train_adapter_create(struct trainer *t, struct error *err);
 bool train_tapes_build(struct trainer *t, struct error *err);
 bool train_tapes_open(struct trainer *t, struct error *err);
 void train_tapes_close(struct trainer *t);
+bool train_tape_open(struct trainer *t, struct error *err); /* of the bucket in use, unless it is open */
 void train_dropout_add(const struct trainer *t, struct lora_binding *b); /* after the tape's dropout_key is made */
 /* batch.c */
 void train_epoch_shuffle(struct trainer *t);
-void train_batch_draw(struct trainer *t, int accumulate);
+bool train_batch_draw(struct trainer *t, int accumulate, struct error *err);
+/* size.c */
+bool train_buckets_plan(struct trainer *t, struct error *err);
+void train_bucket_enter(struct trainer *t, int bucket);
+size_t train_latent_pixels(const struct trainer *t); /* of all pictures and versions */
 /* condition.c */
 void train_condition_allocate(struct trainer *t);
 void train_condition_build(struct trainer *t, struct graph *g, struct unet_inputs *in); /* all of in but sample and timestep */
@@ -113,8 +136,8 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
 bool train_plot_draw(struct trainer *t, struct error *err);
 /* mask.c */
 bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
-/* The root of a picture's mask for slot b, also over the slot's target; picture -1: everything counts. */
-void train_mask_place(struct trainer *t, int b, int64_t picture);
+/* The root of the mask that begins at this latent pixel for slot b, also over the slot's target; -1: everything counts. */
+void train_mask_place(struct trainer *t, int b, int64_t latent);
 /* checkpoint.c */
 bool train_state_save(struct trainer *t, struct error *err);
 bool train_state_load(struct trainer *t, struct error *err);
