@@ -303,7 +303,7 @@ void tokenizer_encode_window(const struct tokenizer *t, const char *text, int32_
     if (cut) {
         *cut = (struct tokenizer_cut){.n_tokens = list.n, .n_dropped = list.n - n};
         size_t shown = cut->n_dropped < sizeof cut->text ? cut->n_dropped : sizeof cut->text;
-        copy_cut(cut->text, sizeof cut->text, tokenizer_decode(t, list.ids + n, shown, list.arena));
+        if (shown) copy_cut(cut->text, sizeof cut->text, tokenizer_decode(t, list.ids + n, shown, list.arena));
     }
     arena_destroy(&list.arena);
 }
