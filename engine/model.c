@@ -18,7 +18,7 @@ bool model_need_file(const char *path, const char *what, struct error *err) {
 static bool bind(struct model *m, struct nn_params *p, const struct model_source *s, bool ok, struct error *err) {
     struct nn_bind_report report;
     struct error later;
-    bool bound = nn_params_bind_named(p, s->file, &s->naming, &report, ok ? err : &later);
+    bool bound = nn_params_bind(p, s->file, &s->naming, &report, ok ? err : &later);
     checkpoint_report_bind(m->report, s->file, &report);
     return ok && bound;
 }

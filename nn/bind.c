@@ -116,7 +116,7 @@ static bool complain(const struct binding *b, struct error *e) {
     return error_set(e, "%s has no tensor %s%s; the file is not this model's or is incomplete", path, b->missing[0], more);
 }
 
-bool nn_params_bind_named(struct nn_params *p, const struct st_file *file, const struct nn_naming *naming,
+bool nn_params_bind(struct nn_params *p, const struct st_file *file, const struct nn_naming *naming,
                           struct nn_bind_report *report, struct error *e) {
     size_t n = (size_t)p->set->n_slots;
     struct binding b = {.p = p, .file = file, .naming = {canonical, NULL}};

@@ -24,7 +24,7 @@ struct nn_bind_report { /* lists owned by the params */
 };
 /* Binds every slot (p is sealed) and fills the report in any case. False, with a sentence about the first of them, if
  * a slot has no tensor that fits. The file must stay open as long as p is read. */
-bool nn_params_bind_named(struct nn_params *p, const struct st_file *file, const struct nn_naming *naming,
+bool nn_params_bind(struct nn_params *p, const struct st_file *file, const struct nn_naming *naming,
                           struct nn_bind_report *report, struct error *e);
 
 /* The shape that a file keeps for it: "[320, 4, 3, 3]". */

@@ -91,8 +91,6 @@ int64_t nn_params_count(const struct nn_params *p) {
     return n;
 }
 
-/* --- binding to files ------------------------------------------------------------------------------ */
-
 bool nn_params_fits(const struct st_tensor *t, struct shape s) {
     int rank = t->rank;
     const int64_t *d = t->dims;
@@ -100,103 +98,4 @@ bool nn_params_fits(const struct st_tensor *t, struct shape s) {
     if (rank == 4 && d[2] == 1 && d[3] == 1) rank = 2;
     if (rank == 1) return s.w == 1 && d[0] == s.c;
     return rank == 2 && d[0] == s.w && d[1] == s.c;
-}
-
-static void expected_text(struct shape s, char *dst, size_t bytes) {
-    int k = 1;
-    while (k * k < s.n) k++;
-    if (s.n > 1)
-        snprintf(dst, bytes, "[%d, %d, %d, %d]", s.w, s.c, k, k);
-    else if (s.w == 1)
-        snprintf(dst, bytes, "[%d]", s.c);
-    else
-        snprintf(dst, bytes, "[%d, %d]", s.w, s.c);
-}
-
-/* Canonical path with the alias applied, false if it does not occur or the result is too long. */
-static bool alias_apply(const struct nn_alias *alias, const char *path, char *dst, size_t bytes) {
-    const char *at = strstr(path, alias->canonical);
-    if (!at) return false;
-    int n =
-        snprintf(dst, bytes, "%.*s%s%s", (int)(at - path), path, alias->file, at + strlen(alias->canonical));
-    return n > 0 && (size_t)n < bytes;
-}
-
-static const struct st_tensor *find_tensor(const struct st_file *const *files, int n_files, const char *path,
-                                           const struct nn_alias *aliases, int n_aliases, int *file) {
-    char other[320];
-    for (int a = -1; a < n_aliases; a++) {
-        const char *name = path;
-        if (a >= 0) {
-            if (!alias_apply(&aliases[a], path, other, sizeof other)) continue;
-            name = other;
-        }
-        for (int f = 0; f < n_files; f++) {
-            const struct st_tensor *t = st_find(files[f], name);
-            if (t) return *file = f, t;
-        }
-    }
-    return NULL;
-}
-
-/* Kept in old text checkpoints although it is only a count from 0. */
-static bool is_ignored(const char *name) {
-    static const char tail[] = "position_ids";
-    size_t n = strlen(name), m = sizeof tail - 1;
-    return n >= m && !strcmp(name + n - m, tail);
-}
-
-static int compare_pointers(const void *a, const void *b) {
-    const uintptr_t x = (uintptr_t) * (const void *const *)a, y = (uintptr_t) * (const void *const *)b;
-    return (x > y) - (x < y);
-}
-
-static void report_fill(struct nn_params *p, const struct st_file *const *files, int n_files,
-                        struct nn_load_report *report) {
-    size_t n_used = (size_t)p->set->n_slots, total = 0;
-    const struct st_tensor **used = arena_alloc_n(p->arena, n_used, sizeof *used);
-    if (n_used) memcpy(used, p->tensors, n_used * sizeof *used);
-    qsort(used, n_used, sizeof *used, compare_pointers);
-    for (int f = 0; f < n_files; f++) total += st_count(files[f]);
-    const char **unused = arena_alloc_n(p->arena, total, sizeof *unused);
-    int n_unused = 0;
-    for (int f = 0; f < n_files; f++)
-        for (size_t i = 0; i < st_count(files[f]); i++) {
-            const struct st_tensor *t = st_at(files[f], i);
-            if (bsearch(&t, used, n_used, sizeof *used, compare_pointers) || is_ignored(t->name)) continue;
-            unused[n_unused++] = arena_strdup(p->arena, t->name);
-        }
-    *report = (struct nn_load_report){.n_used = (int)n_used, .n_unused = n_unused, .unused = unused};
-}
-
-static bool bind_slot(struct nn_params *p, int slot, const struct st_file *const *files, int n_files,
-                      const struct nn_alias *aliases, int n_aliases, struct error *e) {
-    const struct tensor_slot *s = &p->set->slots[slot];
-    int file = 0;
-    char want[96], have[ST_SHAPE_TEXT_BYTES];
-    const struct st_tensor *t = find_tensor(files, n_files, s->name, aliases, n_aliases, &file);
-    expected_text(s->shape, want, sizeof want);
-    if (!t)
-        return error_set(e,
-                         "%s has no tensor %s (%s expected); the file is not this model's or is incomplete",
-                         n_files ? st_path(files[0]) : "the model", s->name, want);
-    if (!nn_params_fits(t, s->shape))
-        return error_set(e, "%s: %s has shape %s, but config.json asks for %s", st_path(files[file]), t->name,
-                         st_tensor_shape_text(t, have), want);
-    if (t->dtype != ST_F32 && t->dtype != ST_F16 && t->dtype != ST_BF16)
-        return error_set(e, "%s: %s is stored as %s; weights must be F32, F16 or BF16", st_path(files[file]),
-                         t->name, st_dtype_name(t->dtype));
-    p->tensors[slot] = t;
-    return true;
-}
-
-bool nn_params_bind(struct nn_params *p, const struct st_file *const *files, int n_files,
-                    const struct nn_alias *aliases, int n_aliases, struct nn_load_report *report,
-                    struct error *e) {
-    p->sealed = true;
-    p->tensors = arena_alloc_n(p->arena, (size_t)p->set->n_slots, sizeof *p->tensors);
-    for (int s = 0; s < p->set->n_slots; s++)
-        if (!bind_slot(p, s, files, n_files, aliases, n_aliases, e)) return false;
-    if (report) report_fill(p, files, n_files, report);
-    return true;
 }

@@ -4,7 +4,7 @@
  *
  *   declare: builders ask for (path, shape); the first mention adds the slot.
  *   seal:    the set is complete; asking for an unknown path is from now on an error.
- *   bind:    every slot finds its tensor, by its canonical path or an alias, with the right shape.
+ *   bind:    every slot finds its tensor, with the right shape (nn/bind.h).
  *   read:    a slot's canonical f32 rows (graph/shape.h), for upload.
  *
  * Canonical paths are those of diffusers and transformers. Files and shapes:
@@ -13,18 +13,10 @@
 #include "graph/graph.h"
 #include "io/safetensors.h"
 
-struct nn_alias { /* where the canonical path has `canonical`, the file may have `file` */
-    const char *canonical, *file;
-};
-struct nn_load_report {
-    int n_used;
-    int n_unused;              /* tensors of the files that the model has no place for */
-    const char *const *unused; /* n_unused names, owned by the params */
-};
 struct nn_params {
     struct arena *arena;
     struct tensor_set *set;
-    const struct st_tensor **tensors; /* per slot after nn_params_bind; the files must stay open */
+    const struct st_tensor **tensors; /* per slot after nn_params_bind (nn/bind.h); the file must stay open */
     bool sealed;
     int32_t *buckets; /* open addressing: slot + 1, or 0 */
     int n_buckets;    /* a power of two */
@@ -41,11 +33,6 @@ int nn_params_find(const struct nn_params *p, const char *path); /* slot, or -1 
 int nn_params_declare(struct nn_params *p, const char *path, struct shape shape, struct error *e);
 void nn_params_seal(struct nn_params *p);
 int64_t nn_params_count(const struct nn_params *p); /* numbers in all slots */
-
-/* The first file that has a path wins. report may be NULL. */
-bool nn_params_bind(struct nn_params *p, const struct st_file *const *files, int n_files,
-                    const struct nn_alias *aliases, int n_aliases, struct nn_load_report *report,
-                    struct error *e);
 
 /* Fills dst with the slot's shape_elems f32 values in canonical order. Needs a bound slot. */
 void nn_params_read_slot(const struct nn_params *p, int slot, float *dst);

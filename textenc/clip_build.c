@@ -2,9 +2,6 @@
 
 #include <math.h>
 
-const struct nn_alias clip_aliases[] = {{"text_model.", ""}};
-const int clip_n_aliases = sizeof clip_aliases / sizeof *clip_aliases;
-
 static int embed(struct nn_ctx *c, const struct clip_config *cfg, int ids, const struct clip_extras *extras) {
     size_t mark = graph_push(c->g, "text_model.embeddings");
     int tokens = nn_param(c, "token_embedding.weight", (struct shape){1, 1, cfg->vocabulary, cfg->width});

@@ -3,10 +3,6 @@
 #include "nn/target.h"
 #include "textenc/clip_config.h"
 
-/* Files may leave out "text_model.". */
-extern const struct nn_alias clip_aliases[];
-extern const int clip_n_aliases;
-
 /* What prompts may want of the tower beyond tokens; each -1 if not wanted. */
 struct clip_extras {
     int unseen;    /* {n,1,T,4}: channel 0 is CLIP_UNSEEN for tokens that no token may look at, else 0; the others 0 */

@@ -5,10 +5,6 @@
 
 #include "vae/tiny.h"
 
-const struct nn_alias vae_aliases[] = {
-    {".to_q.", ".query."}, {".to_k.", ".key."}, {".to_v.", ".value."}, {".to_out.0.", ".proj_attn."}};
-const int vae_n_aliases = sizeof vae_aliases / sizeof *vae_aliases;
-
 static const float norm_eps = 1e-6f;
 static const struct conv_params conv3 = {.k = 3, .stride = 1, .pad = 1}, conv1 = {.k = 1, .stride = 1};
 

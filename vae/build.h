@@ -3,10 +3,6 @@
 #include "nn/layers.h"
 #include "vae/config.h"
 
-/* Names that older files use for the middle attention. */
-extern const struct nn_alias vae_aliases[];
-extern const int vae_n_aliases;
-
 /* image {n,h,w,3} in -1..1, h and w multiples of the factor -> {n,h/f,w/f,2*latent}: mean, then log variance
  * (not clamped, not scaled). */
 int vae_build_encoder(struct nn_ctx *c, const struct vae_config *cfg, int image);

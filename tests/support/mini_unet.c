@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "gpu/device.h"
+#include "nn/bind.h"
 
 void mini_unet_open(struct mini_unet *m, const char *name, enum tensor_dtype storage) {
     struct error e = {0};
@@ -17,7 +18,7 @@ void mini_unet_open(struct mini_unet *m, const char *name, enum tensor_dtype sto
     m->weights = st_open(file, &e);
     if (!m->weights || !unet_config_load(&m->cfg, config, &e) ||
         !unet_declare(m->params, &m->cfg, &m->targets, &e) ||
-        !nn_params_bind(m->params, (const struct st_file *const[]){m->weights}, 1, NULL, 0, NULL, &e))
+        !nn_params_bind(m->params, m->weights, NULL, NULL, &e))
         fail_msg("%s", e.text);
 }
 

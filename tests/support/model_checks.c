@@ -7,9 +7,12 @@
 
 #include "gpu/device.h"
 #include "textenc/clip_build.h"
+#include "textenc/clip_naming.h"
 #include "unet/build.h"
 #include "vae/build.h"
+#include "vae/ldm.h"
 
+static const struct vae_names plain = {"", 0};
 static struct gpu_device *device;
 static enum tensor_dtype storage;
 static double tolerance; /* of the output's range */
@@ -41,12 +44,11 @@ static struct part part_open(const char *model, const char *component, const cha
     return p;
 }
 
-static void part_bind(struct part *p, const struct nn_alias *aliases, int n_aliases) {
+static void part_bind(struct part *p, struct nn_naming naming) {
     struct error e = {0};
-    struct nn_load_report report;
-    const struct st_file *files[] = {p->weights};
-    if (!nn_params_bind(p->params, files, 1, aliases, n_aliases, &report, &e)) fail_msg("%s", e.text);
-    if (report.n_unused) fail_msg("%s: %d unused, first %s", p->config, report.n_unused, report.unused[0]);
+    struct nn_bind_report report;
+    if (!nn_params_bind(p->params, p->weights, &naming, &report, &e)) fail_msg("%s", e.text);
+    if (report.n_used != (int)st_count(p->weights)) fail_msg("%s: %d tensors used of %zu", p->config, report.n_used, st_count(p->weights));
 }
 
 static void part_close(struct part *p) {
@@ -80,7 +82,7 @@ static void check_text(const char *model) {
     struct clip_config cfg;
     if (!clip_config_load(&cfg, p.config, &e) || !clip_declare(p.params, &cfg, NULL, &e))
         fail_msg("%s", e.text);
-    part_bind(&p, clip_aliases, clip_n_aliases);
+    part_bind(&p, clip_hf_naming(""));
     struct shape s;
     double *ids = eval_golden(p.golden, "token_ids", p.arena, &s);
     struct nn_ctx c = nn_begin(p.g, p.params, NULL, "te");
@@ -102,7 +104,7 @@ static void check_unet(const char *model, const char *prefix) {
     if (st_find(p.golden, name[0])) {
         if (!unet_config_load(&cfg, p.config, &e) || !unet_declare(p.params, &cfg, NULL, &e))
             fail_msg("%s", e.text);
-        part_bind(&p, NULL, 0);
+        part_bind(&p, (struct nn_naming){0});
         double *data[3];
         struct shape s[3];
         int io[3];
@@ -123,7 +125,7 @@ static struct part vae_open(const char *model, struct vae_config *cfg) {
     struct error e = {0};
     struct part p = part_open(model, "vae", "diffusion_pytorch_model.safetensors");
     if (!vae_config_load(cfg, p.config, &e) || !vae_declare(p.params, cfg, &e)) fail_msg("%s", e.text);
-    part_bind(&p, vae_aliases, vae_n_aliases);
+    part_bind(&p, vae_diffusers_naming(&plain));
     return p;
 }
 
@@ -181,7 +183,7 @@ static void check_xl_unet(void) {
     struct unet_config cfg;
     if (!unet_config_load(&cfg, p.config, &e) || !unet_declare(p.params, &cfg, NULL, &e))
         fail_msg("%s", e.text);
-    part_bind(&p, NULL, 0);
+    part_bind(&p, (struct nn_naming){0});
     static const char *const names[] = {"unet.latents", "unet.timesteps", "unet.context", "unet.guidance"};
     double *data[5];
     int io[5];
@@ -217,7 +219,7 @@ static void check_xl_text(const struct clip_params *params, bool pooled, const c
     struct clip_config cfg;
     if (!clip_config_load(&cfg, p.config, &e) || !clip_declare(p.params, &cfg, NULL, &e))
         fail_msg("%s", e.text);
-    part_bind(&p, clip_aliases, clip_n_aliases);
+    part_bind(&p, clip_hf_naming(""));
     struct shape s, ends_shape;
     double *data[2] = {eval_golden(p.golden, "text.ids", p.arena, &s),
                        eval_golden(p.golden, "text.ends", p.arena, &ends_shape)};
