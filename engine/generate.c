@@ -61,7 +61,8 @@ static bool open_vae(struct generator *g, struct error *err) {
     struct memory_choice c;
     int beside;
     struct error ignored;
-    bool fits = vae_session_plan(g->e, false, false, g->params.w, g->params.h, &c, &beside, &ignored) && !c.streamed;
+    bool f32 = gpu_device_storage(g->e->dev) == TENSOR_F16 && g->e->model->vae.force_upcast; /* it may have to be */
+    bool fits = vae_session_plan(g->e, false, f32, g->params.w, g->params.h, &c, &beside, &ignored) && !c.streamed;
     if (!fits || (beside && g->e->params.vae_tiling == ENGINE_TILING_AUTO)) {
         log_debug("the UNet makes room for the VAE");
         denoiser_destroy(&g->unet);
