@@ -94,10 +94,10 @@ static bool draw_one(struct run *r, int prompt, int k, int f, struct error *e) {
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     lora_use_strengths(&p->loras, prompt, p->factors[f], strength);
     struct st_writer *trace = p->o->trace ? st_writer_create() : NULL;
-    struct generate_picture picture = {p->prompts[prompt], p->o->negative, p->o->seed + (uint64_t)k, strength,
-                                       lora_use_courses(&p->loras),
-                                       region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts, p->factors[f]),
-                                       p->o->regions.n, trace};
+    struct generate_picture picture = {.prompt = p->prompts[prompt], .negative = p->o->negative, .seed = p->o->seed + (uint64_t)k,
+                                       .strength = strength, .courses = lora_use_courses(&p->loras),
+                                       .regions = region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts, p->factors[f]),
+                                       .n_regions = p->o->regions.n, .trace = trace};
     struct generate_progress progress = {on_step, r};
     bool ok = generator_run(r->generator, &picture, &progress, im->rgb, e);
     if (ok && trace) ok = st_writer_save(trace, p->o->trace, e);

@@ -19,6 +19,7 @@ struct generator {
     struct vae_session *vae;
     bool in_turn; /* UNet and VAE do not fit together */
     struct prompter *prompter;
+    struct init_encoder *init;
     int lw, lh, channels; /* latent size */
     bool guided;
     struct guide guide;   /* of the picture being drawn */
@@ -30,7 +31,7 @@ struct generator {
     float *time_ids;      /* [images][6] */
     float *x, *out, *t;   /* UNet side, [images][h][w][c] */
     float *answers;       /* sampler side, [images][c][h][w] */
-    float *scratch, *prediction; /* [c][h][w] */
+    float *scratch, *prediction, *latents; /* [c][h][w] */
     double created, first_step;
 };
 
@@ -114,6 +115,8 @@ struct generator *generator_create(struct engine *e, const struct generate_param
     g->guided = guidance_is_needed(p->cfg) && !e->model->unet.time_cond_dim;
     g->scratch = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
     g->prediction = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
+    g->latents = arena_alloc_n(a, (size_t)latent_values(g), sizeof(float));
+    g->init = init_encoder_create(e, p->w, p->h);
     struct prompter_params pp = {.style = p->prompt_style, .clip_skip = p->clip_skip, .adapter = p->adapter, .words = p->words};
     struct memory_choice c;
     int tile; /* that the picture can be decoded at all is known before it is drawn */
@@ -132,6 +135,7 @@ void generator_destroy(struct generator **p) {
     *p = NULL;
     denoiser_destroy(&g->unet);
     prompter_destroy(&g->prompter);
+    init_encoder_destroy(&g->init);
     vae_session_destroy(&g->vae);
     schedule_destroy(&g->schedule);
     struct arena *a = g->arena;
@@ -151,59 +155,56 @@ static void tell(struct generator *g, int step) {
     g->told = step;
 }
 
-/* An inpainting model without a picture: everything is masked, and the masked picture is grey. */
-static bool blank_extra(struct generator *g, struct noise_stream *noise, struct error *err) {
-    const struct vae_config *vae = &g->e->model->vae;
-    int n = model_extra_channels(g->e->model), pixels = g->lw * g->lh, c = g->channels;
-    if (!n) return true;
-    struct vae_session *s = vae_session_create(g->e, true, 1, g->params.w, g->params.h, err);
-    if (!s) return false;
-    struct arena *a = arena_create(NULL);
-    float *grey = arena_alloc_n(a, (size_t)g->params.w * (size_t)g->params.h, 3 * sizeof *grey);
-    float *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments), *z = arena_alloc_n(a, (size_t)(pixels * c), sizeof *z);
-    float *extra = arena_alloc_n(a, (size_t)(g->images * pixels), (size_t)n * sizeof *extra);
-    bool ok = vae_session_encode_values(s, grey, moments, err);
-    noise_stream_draw(noise, z, (size_t)(pixels * c)); /* after the picture's noise, as in the reference pipeline */
-    for (int i = 0; i < g->images * pixels; i++) {
-        const float *m = moments + (size_t)(i % pixels) * 2 * (size_t)c;
-        float *dst = extra + (size_t)i * (size_t)n;
-        dst[0] = 1;
-        for (int k = 0; k < c; k++)
-            dst[1 + k] = (m[k] + expf(0.5f * m[c + k]) * z[k * pixels + i % pixels] - vae->shift_factor) * vae->scaling_factor;
-    }
-    if (ok) denoiser_set_extra(g->unet, extra);
-    arena_destroy(&a);
-    vae_session_destroy(&s);
-    return ok;
+/* The same for every image that the UNet looks at. */
+static void set_extra(struct generator *g, const float *extra, struct arena *a) {
+    if (!extra) return;
+    size_t n = (size_t)(g->lw * g->lh) * (size_t)model_extra_channels(g->e->model);
+    float *all = arena_alloc_n(a, n, (size_t)g->images * sizeof *all);
+    for (int i = 0; i < g->images; i++) memcpy(all + (size_t)i * n, extra, n * sizeof *all);
+    denoiser_set_extra(g->unet, all);
 }
 
-static void trace_f32(struct st_writer *w, const char *name, int rank, const int64_t *dims, const float *data) {
-    if (w) st_writer_add_f32(w, name, ST_F32, rank, dims, data);
+/* The sampler at its start, and the stream where the steps' noise begins. */
+static bool start(struct generator *g, const struct generate_picture *p, struct sampler *s, struct noise_stream *noise,
+                  struct init_start *from, struct arena *a, struct error *err) {
+    noise_stream_seed(noise, g->params.noise, p->seed);
+    if (!init_encoder_start(g->init, p->init, g->params.steps, noise, from, err)) return false;
+    if (from->first < 0) sampler_start_noise(s, from->noise);
+    else sampler_start_image(s, from->z0, from->noise, from->first);
+    set_extra(g, from->extra, a);
+    if (g->params.noise_delta) noise_stream_seed(noise, g->params.noise, p->seed + g->params.noise_delta);
+    return true;
 }
 
-static void trace_latents(const struct generator *g, struct st_writer *w, int k, const float *chw) {
-    char name[32];
+static void trace(const struct generate_picture *p, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, const void *data) {
+    if (!p->trace) return;
     struct arena *a = arena_create(NULL);
-    const char *text = arena_printf(a, "latents_%03d", k);
-    strncpy(name, text, sizeof name - 1), name[sizeof name - 1] = 0;
+    const char *full = arena_printf(a, "%s%s", p->trace_prefix ? p->trace_prefix : "", name);
+    if (dtype == ST_F32) st_writer_add_f32(p->trace, full, ST_F32, rank, dims, data);
+    else st_writer_add(p->trace, full, dtype, rank, dims, data);
     arena_destroy(&a);
-    trace_f32(w, name, 4, (int64_t[]){1, g->channels, g->lh, g->lw}, chw);
+}
+
+static void trace_latents(const struct generator *g, const struct generate_picture *p, int k, const float *chw) {
+    struct arena *a = arena_create(NULL);
+    trace(p, arena_printf(a, "latents_%03d", k), ST_F32, 4, (int64_t[]){1, g->channels, g->lh, g->lw}, chw);
+    arena_destroy(&a);
 }
 
 /* As the first step sees it. The writer keeps a pointer to the ids, so they live as long as the generator. */
-static void trace_text(const struct generator *g, struct st_writer *w) {
+static void trace_text(const struct generator *g, const struct generate_picture *p) {
     const struct model *m = g->e->model;
     static const char *const names[MODEL_MAX_TEXTS] = {"token_ids", "token_ids_2"};
-    if (!w) return;
+    if (!p->trace) return;
     size_t tokens = (size_t)g->tokens;
     for (int i = 0; i < m->n_texts; i++) {
         int32_t *ids = arena_alloc_n(g->arena, (size_t)g->images * tokens, sizeof *ids);
         for (int k = 0; k < g->images; k++)
             memcpy(ids + (size_t)k * tokens, g->guide.contexts[g->guide.context_of[k]].ids[i], tokens * sizeof *ids);
-        st_writer_add(w, names[i], ST_I32, 2, (int64_t[]){g->images, g->tokens}, ids);
+        trace(p, names[i], ST_I32, 2, (int64_t[]){g->images, g->tokens}, ids);
     }
-    trace_f32(w, "text_embedding", 3, (int64_t[]){g->images, g->tokens, model_context_dim(m)}, g->context);
-    if (model_pooled_dim(m)) trace_f32(w, "pooled_embedding", 2, (int64_t[]){g->images, model_pooled_dim(m)}, g->pooled);
+    trace(p, "text_embedding", ST_F32, 3, (int64_t[]){g->images, g->tokens, model_context_dim(m)}, g->context);
+    if (model_pooled_dim(m)) trace(p, "pooled_embedding", ST_F32, 2, (int64_t[]){g->images, model_pooled_dim(m)}, g->pooled);
 }
 
 /* One model call with guidance: the sampler's x to its prediction, both in torch's order. */
@@ -220,19 +221,17 @@ static bool predict(struct generator *g, const struct sampler_request *q, struct
 }
 
 static bool sample(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress,
-                   struct sampler *s, struct noise_stream *noise, struct error *err) {
-    sampler_start(s);
-    if (!blank_extra(g, noise, err)) return false;
-    if (g->params.noise_delta) noise_stream_seed(noise, g->params.noise, p->seed + g->params.noise_delta);
-    trace_latents(g, p->trace, 0, sampler_x(s));
-    int done = 0;
+                   struct sampler *s, const struct init_start *from, struct error *err) {
+    trace_latents(g, p, 0, sampler_x(s));
+    int first = from->first < 0 ? 0 : from->first, done = 0;
     for (struct sampler_request q; sampler_next(s, &q);) {
         if (os_interrupted()) return error_set(err, "Stopped before the picture was finished; nothing was written.");
         if (!predict(g, &q, err)) return false;
         sampler_feed(s, g->prediction);
+        if (from->mask) sampler_blend(s, from->z0, from->noise, from->mask);
         if (!g->first_step) g->first_step = os_now_seconds() - g->created;
-        trace_latents(g, p->trace, ++done, sampler_x(s));
-        if (progress && progress->step) progress->step(progress->ctx, q.step + 1, q.n_steps);
+        trace_latents(g, p, ++done, sampler_x(s));
+        if (progress && progress->step) progress->step(progress->ctx, q.step + 1 - first, q.n_steps - first);
     }
     return true;
 }
@@ -248,28 +247,31 @@ static bool prepare(struct generator *g, const struct generate_picture *p, struc
                               .regions = p->regions, .n_regions = p->n_regions, .n_pixels = g->lw * g->lh};
     if (!guide_create(g->prompter, &gp, a, &g->guide, err) || !shape_unet(g, g->guide.images, g->guide.tokens, err)) return false;
     tell(g, 0);
-    trace_text(g, p->trace);
+    trace_text(g, p);
+    return true;
+}
+
+static bool decode(struct generator *g, const struct generate_picture *p, uint8_t *rgb, struct arena *a, struct error *err) {
+    rows_from_chw(g, g->latents, g->x);
+    float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
+    if (!open_vae(g, err) || !vae_session_decode(g->vae, g->x, rgb, raw, err)) return false;
+    trace(p, "image", ST_F32, 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
     return true;
 }
 
 static bool draw(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                  struct arena *a, struct error *err) {
     struct noise_stream noise;
-    noise_stream_seed(&noise, g->params.noise, p->seed);
+    struct init_start from;
     struct sampler_params sp = {.schedule = g->schedule, .n_steps = g->params.steps, .n_images = 1,
                                 .image_floats = (size_t)latent_values(g), .noises = &noise, .n_noises = 1,
                                 .has_eta = g->params.has_eta, .eta = g->params.eta};
     struct sampler *s = sampler_create(g->params.sampler, &sp, err);
     if (!s) return false;
-    bool ok = sample(g, p, progress, s, &noise, err);
-    if (ok) {
-        rows_from_chw(g, sampler_x(s), g->x);
-        float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
-        ok = open_vae(g, err) && vae_session_decode(g->vae, g->x, rgb, raw, err);
-        if (ok) trace_f32(p->trace, "image", 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
-    }
+    bool ok = start(g, p, s, &noise, &from, a, err) && sample(g, p, progress, s, &from, err);
+    if (ok) memcpy(g->latents, sampler_x(s), (size_t)latent_values(g) * sizeof *g->latents);
     sampler_destroy(&s);
-    return ok;
+    return ok && (!rgb || decode(g, p, rgb, a, err));
 }
 
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
@@ -280,4 +282,6 @@ bool generator_run(struct generator *g, const struct generate_picture *p, const 
     return ok;
 }
 
+const float *generator_latents(const struct generator *g) { return g->latents; }
+int generator_steps(const struct generator *g) { return g->params.steps; }
 double generator_first_step_seconds(const struct generator *g) { return g->first_step; }

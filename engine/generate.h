@@ -1,8 +1,8 @@
 #pragma once
 /* Pictures from prompts: text, sampling with guidance, decoding. One session serves many pictures of one
  * size; nothing is rebuilt between them, unless a prompt is longer or has more terms than the one before. */
-#include "diffusion/noise_stream.h"
 #include "engine/guide.h"
+#include "engine/init_image.h"
 #include "engine/memory.h"
 #include "io/safetensors.h"
 
@@ -29,19 +29,24 @@ struct generate_picture {
     const struct guide_course *courses; /* [adapter->n]: strengths over the steps; NULL: constant */
     const struct guide_region *regions; /* parts of the picture with prompts of their own */
     int n_regions;
+    const struct init_image *init; /* NULL: from noise */
+    const char *trace_prefix;      /* before every name in the trace; NULL: none */
     struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding (negative and prompt, or the prompt
                               * alone without guidance), latents_NNN, image; SDXL: token_ids_2 and pooled_embedding too */
 };
-struct generate_progress { /* called after every step */
+struct generate_progress { /* called after every step; n_steps: those that are done, fewer than asked for with an init image */
     void (*step)(void *ctx, int step, int n_steps);
     void *ctx;
 };
 struct generator;
 struct generator *generator_create(struct engine *e, const struct generate_params *p, struct error *err);
 void generator_destroy(struct generator **g);
-/* rgb [h][w][3]. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
+/* rgb [h][w][3], or NULL: latents alone. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                    struct error *err);
+/* Result of the last run as the UNet knows latents, [channels][h/f][w/f]. */
+const float *generator_latents(const struct generator *g);
+int generator_steps(const struct generator *g);
 /* Seconds from generator_create to the end of the first step. */
 double generator_first_step_seconds(const struct generator *g);
 

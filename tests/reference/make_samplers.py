@@ -249,4 +249,5 @@ def main():
         out.write("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
