@@ -57,7 +57,8 @@ struct run {
     struct generate_facts facts;
     struct engine *engine;
     struct adapter *adapter;
-    struct generator *generator;
+    struct generator *generator; /* or */
+    struct hires *hires;
     struct image *cells; /* every picture, by prompt, seed, factor */
     char hash[65];
     int done, total;
@@ -90,16 +91,17 @@ static bool draw_one(struct run *r, int prompt, int k, int f, struct error *e) {
     const struct generate_plan *p = &r->plan;
     int index = cell_index(r, prompt, k, f);
     struct image *im = &r->cells[index];
-    *im = image_create(p->arena, r->facts.w, r->facts.h);
+    *im = image_create(p->arena, r->facts.out_w, r->facts.out_h);
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     lora_use_strengths(&p->loras, prompt, p->factors[f], strength);
     struct st_writer *trace = p->o->trace ? st_writer_create() : NULL;
     struct generate_picture picture = {.prompt = p->prompts[prompt], .negative = p->o->negative, .seed = p->o->seed + (uint64_t)k,
                                        .strength = strength, .courses = lora_use_courses(&p->loras),
                                        .regions = region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts, p->factors[f]),
-                                       .n_regions = p->o->regions.n, .trace = trace};
+                                       .n_regions = p->o->regions.n, .init = start_use_init(&p->o->start), .trace = trace};
     struct generate_progress progress = {on_step, r};
-    bool ok = generator_run(r->generator, &picture, &progress, im->rgb, e);
+    bool ok = r->hires ? hires_run(r->hires, &picture, &progress, im->rgb, e)
+                       : generator_run(r->generator, &picture, &progress, im->rgb, e);
     if (ok && trace) ok = st_writer_save(trace, p->o->trace, e);
     st_writer_destroy(&trace);
     if (!ok) return false;
@@ -146,10 +148,14 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     if (!(r->engine = common_engine_for(common, o->model, o->dry_run, e))) return false;
     struct model *m = r->engine->model;
     int factor = vae_config_factor(&m->vae), side = 512;
-    r->facts = (struct generate_facts){o->width, o->height, m->name, r->hash, NULL};
+    struct start_use *start = &r->options.start;
+    r->facts = (struct generate_facts){.w = o->width, .h = o->height, .model_name = m->name, .model_hash = r->hash};
+    start_use_size(start, factor, &r->facts.w, &r->facts.h);
     if (!r->facts.w) r->facts.w = m->unet.sample_w ? m->unet.sample_w * factor : m->vae.sample_size ? m->vae.sample_size : side;
     if (!r->facts.h) r->facts.h = m->unet.sample_h ? m->unet.sample_h * factor : m->vae.sample_size ? m->vae.sample_size : side;
-    if (!generate_model_hash(m, r->hash, e)) return false;
+    r->facts.out_w = r->facts.w, r->facts.out_h = r->facts.h;
+    if (start->hires) hires_size(m, &start->second, r->facts.w, r->facts.h, &r->facts.out_w, &r->facts.out_h);
+    if (!start_use_fit(start, r->plan.arena, r->facts.w, r->facts.h, factor, e) || !generate_model_hash(m, r->hash, e)) return false;
     if (recipe_hash && strncmp(r->hash, recipe_hash, strlen(recipe_hash)) != 0)
         log_warn("%s was made with another model (hash %s): expect another picture", o->from, recipe_hash);
     if (r->plan.loras.n && !(r->adapter = adapter_open_blocks(r->engine, r->plan.loras.paths, lora_use_blocks(&r->plan.loras), r->plan.loras.n, e))) return false;
@@ -165,21 +171,26 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
     gp.eta = gp.has_eta ? (float)o->eta : 0;
     gp.noise_delta = (uint64_t)o->ensd;
     if (!noise_source_parse(o->noise, &gp.noise, e)) return false;
-    if (o->dry_run) return generate_print_memory(r->engine, &gp, e);
+    if (o->dry_run) { /* a second pass is the larger one */
+        gp.w = r->facts.out_w, gp.h = r->facts.out_h;
+        return generate_print_memory(r->engine, &gp, e);
+    }
     r->generator_made = os_now_seconds();
-    r->generator = generator_create(r->engine, &gp, e);
-    return r->generator != NULL;
+    if (start->hires) r->hires = hires_create(r->engine, &gp, &start->second, e);
+    else r->generator = generator_create(r->engine, &gp, e);
+    return r->hires || r->generator;
 }
 
 static void print_summary(struct run *r) {
     const struct generate_plan *p = &r->plan;
     char all[COMMON_BYTES_TEXT], first[COMMON_BYTES_TEXT];
     common_seconds_text(os_now_seconds() - r->started, all);
-    common_seconds_text(r->generator_made - r->started + generator_first_step_seconds(r->generator), first);
+    common_seconds_text(r->generator_made - r->started + (r->hires ? hires_first_step_seconds(r->hires) : generator_first_step_seconds(r->generator)),
+                        first);
     if (generate_is_sheet(p) || r->total == 1) printf("%s: ", p->o->out);
     else printf("%s to %s: ", picture_path(r, 0), path_base(picture_path(r, r->total - 1)));
-    printf("%d picture%s of %dx%d, %d steps; first step after %s, %s in all\n", r->total, r->total == 1 ? "" : "s", r->facts.w,
-           r->facts.h, p->o->steps, first, all);
+    printf("%d picture%s of %dx%d, %d steps; first step after %s, %s in all\n", r->total, r->total == 1 ? "" : "s", r->facts.out_w,
+           r->facts.out_h, p->o->steps, first, all);
 }
 
 bool cmd_generate(int argc, char **argv, struct error *e) {
@@ -189,11 +200,12 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
     struct generate_options *o = &r.options;
     *o = (struct generate_options){.steps = 20, .cfg = 7.5, .count = 1, .compose = "sum", .every = 5, .sampler = "ddim", .schedule = "default", .noise = "torch", .eta = NAN};
     prompt_use_defaults(&o->prompt_use);
+    start_use_defaults(&o->start);
     struct option_command cmd = {.usage = "generate --model DIR --prompt TEXT... --out FILE.png [options]",
                                  .about = "Makes pictures. Every PNG carries its recipe; --from FILE.png repeats it.",
                                  .tables = {{OPTION_ROWS(rows), o}, prompt_use_table(&o->prompt_use), region_use_table(&o->regions),
-                                            common_table(&common),
-                                            common_files_table(&common.files)}, .n_tables = 5};
+                                            start_use_table(&o->start), common_table(&common),
+                                            common_files_table(&common.files)}, .n_tables = 6};
     struct option_result given;
     const char *recipe_hash = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
@@ -202,10 +214,12 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
         ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
+             start_use_plan(&o->start, a, o->steps, o->regions.texts.n > 0, e) &&
              load(&r, &common, recipe_hash, e) && (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
         if (ok && !o->dry_run) print_summary(&r);
     }
     generator_destroy(&r.generator);
+    hires_destroy(&r.hires);
     adapter_close(&r.adapter);
     ok = common_close(&r.engine, ok, e);
     arena_destroy(&a);

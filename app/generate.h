@@ -5,6 +5,7 @@
 #include "app/common.h"
 #include "app/lora_use.h"
 #include "app/prompt_use.h"
+#include "app/start_use.h"
 #include "app/region_use.h"
 #include "io/recipe.h"
 
@@ -16,6 +17,7 @@ struct generate_options {
     uint64_t seed;
     bool grid, dry_run;
     struct prompt_use prompt_use;
+    struct start_use start;
     struct region_use regions;
 };
 
@@ -46,7 +48,8 @@ static inline bool generate_is_sheet(const struct generate_plan *p) { return p->
 struct adapter;
 struct model;
 struct generate_facts { /* known once the model is loaded */
-    int w, h;
+    int w, h;         /* of the first pass */
+    int out_w, out_h; /* of the picture */
     const char *model_name, *model_hash;
     const struct adapter *adapter; /* NULL: no LoRAs */
 };

@@ -39,6 +39,7 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (generate_compose(o) == GUIDE_SWITCH) add_extra(p->arena, &r, "Compose every", arena_printf(p->arena, "%d", o->every));
     region_use_write(&o->regions, p->arena, &r);
     prompt_use_write(&o->prompt_use, p->arena, &r);
+    start_use_write(&o->start, p->arena, &r);
     return r;
 }
 
@@ -241,7 +242,10 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};
     if (!prompt_use_read(&d->o->prompt_use, d->a, r, &given, loras->dir, d->e)) return false;
-    static const char *const unknown[] = {"Denoising strength", "Hires upscale", "Variation seed"};
+    struct start_use_given start = {!open_to(d, "init-image"), !open_to(d, "mask"), !open_to(d, "strength"), !open_to(d, "hires"),
+                                    !open_to(d, "hires-strength"), !open_to(d, "hires-steps"), !open_to(d, "hires-upscaler")};
+    if (!start_use_read(&d->o->start, d->a, r, &start, path_dir(d->a, d->o->from), d->e)) return error_prefix(d->e, "%s", d->file);
+    static const char *const unknown[] = {"Hires resize-1", "Variation seed"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         if (recipe_extra(r, unknown[i])) log_warn("%s was made with \"%s\", which is not repeated", d->file, unknown[i]);
     return true;
