@@ -344,6 +344,38 @@ static void prompts_in_styles(void **state) {
     expect_failure("", "generate " MINI "--prompt fox --embedding $M/mini-sd1.lora.safetensors --out out/x.png", "no textual-inversion");
 }
 
+static void pictures_from_pictures(void **s) {
+    struct error e;
+    struct image mask = image_create(memory, 48, 40);
+    if (!png_write(scratch_path("black.png"), &mask, NULL, 0, &e)) fail_msg("%s", e.text);
+    for (int i = 0; i < 40; i++) memset(mask.rgb + (i * 48 + 24) * 3, 255, 24 * 3);
+    if (!png_write(scratch_path("right.png"), &mask, NULL, 0, &e)) fail_msg("%s", e.text);
+    RUN_OK("generate " MINI SMALL " --prompt cat --seed 5 --out start.png");
+    RUN_OK("generate " MINI "--prompt dog --steps 4 --init-image start.png --strength 0.5 --sampler euler-a --out again.png");
+    assert_non_null(strstr(out_text, "1 picture of 32x32"));
+    RUN_OK("generate " MINI "--from again.png --out again2.png");
+    assert_true(same_bytes("again.png", "again2.png"));
+    RUN_OK("generate " MINI "--prompt dog --steps 4 --init-image start.png --mask right.png --out part.png");
+    assert_non_null(strstr(err_text, "right.png is 48x40 and is resized to 32x32"));
+    RUN_OK("generate " MINI "--from part.png --out part2.png");
+    assert_true(same_bytes("part.png", "part2.png"));
+    for (int i = 0; i < 2; i++) {
+        RUN_OK("generate " MINI SMALL " --prompt cat --hires 1.5 --hires-upscaler %s --out large.png", i ? "lanczos" : "latent");
+        assert_non_null(strstr(out_text, "1 picture of 48x48"));
+        RUN_OK("generate " MINI "--from large.png --out large2.png");
+        assert_true(same_bytes("large.png", "large2.png"));
+    }
+    static const char *const wrong[][2] = {
+        {"--init-image start.png --mask black.png", "black everywhere"}, {"--mask right.png", "give the picture with --init-image"},
+        {"--init-image none.png", "none.png"},                          {"--init-image stdout", "--init-image"},
+        {"--init-image start.png --strength 1.5", "from 0 to 1"},       {"--init-image start.png --strength 0.1", "none of 2 steps"},
+        {"--hires 1", "above 1"},                                       {"--hires 2 --hires-strength 0", "none of the second pass's"},
+        {"--hires 2 --init-image start.png", "takes no --init-image"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        expect_failure("", arena_printf(memory, "generate " MINI SMALL " --prompt x --out out/x.png %s", wrong[i][0]), wrong[i][1]);
+}
+
 static void sheets_and_counts(void **s) {
     RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora $M/mini-sd1.lora.safetensors "
            "--strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
@@ -459,6 +491,7 @@ int main(void) {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
         cmocka_unit_test(loras_change_their_spelling), cmocka_unit_test(loras_go_into_models),
+        cmocka_unit_test(pictures_from_pictures),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
         cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together), cmocka_unit_test(regions),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
