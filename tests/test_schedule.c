@@ -133,6 +133,27 @@ static void test_sgm_uniform(void **state) {
     schedule_destroy(&s);
 }
 
+/* Every 250th sigma of the table from the top; even times with log sigma between. Beta is in the trajectories. */
+static void test_simple_normal(void **state) {
+    struct schedule *s = make(sd);
+    struct error e;
+    struct schedule_steps *simple = schedule_steps_create(s, SCHEDULE_FAMILY_EULER, SCHEDULE_SIGMAS_SIMPLE, 4, &e);
+    struct schedule_steps *normal = schedule_steps_create(s, SCHEDULE_FAMILY_EULER, SCHEDULE_SIGMAS_NORMAL, 4, &e);
+    for (int i = 0; i < 4; i++) {
+        assert_float_equal(simple->t[i], 999 - 250 * i, 0);
+        expect_near(simple->sigma[i], s->sigma[999 - 250 * i], 1e-6);
+        assert_float_equal(normal->t[i], 999 - 333 * i, 0);
+        expect_near(normal->sigma[i], s->sigma[999 - 333 * i], 1e-6);
+    }
+    expect_near(simple->init_sigma, 14.614645, 1e-6);
+    schedule_steps_destroy(&simple);
+    schedule_steps_destroy(&normal);
+    schedule_destroy(&s);
+    struct schedule_params p = {0};
+    assert_true(schedule_choose(&p, "karras_full", &e));
+    assert_true(p.spacing == SCHEDULE_SPACING_LINSPACE && p.sigmas == SCHEDULE_SIGMAS_KARRAS && p.sigmas_chosen);
+}
+
 /* Any number of steps gives falling sigmas within the table. */
 static void test_all_lengths(void **state) {
     struct schedule_params p = sd;
@@ -213,7 +234,7 @@ int main(void) {
         cmocka_unit_test(test_tables),      cmocka_unit_test(test_bits),
         cmocka_unit_test(test_zero_terminal_snr),
         cmocka_unit_test(test_spacing),     cmocka_unit_test(test_karras),
-        cmocka_unit_test(test_sgm_uniform), cmocka_unit_test(test_all_lengths),
+        cmocka_unit_test(test_sgm_uniform), cmocka_unit_test(test_simple_normal), cmocka_unit_test(test_all_lengths),
         cmocka_unit_test(test_targets),     cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
