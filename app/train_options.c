@@ -44,6 +44,7 @@ static const struct option rows[] = {
     {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
     {"rank-dropout", OPTION_NUMBER, FIELD(rank_dropout), "X", "part of the ranks dropped per picture, 0 to below 1 (none)", 0, 1},
     {"module-dropout", OPTION_NUMBER, FIELD(module_dropout), "X", "part of the layers that go without LoRA in a step, 0 to below 1 (none)", 0, 1},
+    {"scale-weight-norms", OPTION_NUMBER, FIELD(scale_weight_norms), "X", "shrink a layer's LoRA whenever its change is larger than this\n(none; 1 is usual)", 0, 1e9},
     {"noise-offset", OPTION_NUMBER, FIELD(noise_offset), "X", "shift the noise of each channel: darker darks, lighter lights\n(none; 0.03 to 0.1 are usual)", 0, 10},
     {"noise-offset-adaptive", OPTION_NUMBER, FIELD(noise_offset_adaptive), "X", "added to the offset, times the channel's absolute mean (none)", -10, 10},
     {"noise-offset-random", OPTION_FLAG, FIELD(noise_offset_random), NULL, "the offset times a number from 0 to 1, drawn per step"},
@@ -74,6 +75,7 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->captions = (struct caption_params){o->shuffle_captions, o->keep_tokens, (float)o->tag_dropout};
     p->buckets = (struct bucket_params){.on = o->buckets, .min = o->bucket_min, .max = o->bucket_max, .step = o->bucket_step,
                                         .no_upscale = o->bucket_no_upscale};
+    p->max_weight_norm = (float)o->scale_weight_norms;
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
@@ -118,5 +120,6 @@ void train_method_print(const struct train_params *p) {
     if (p->dropout.network > 0) printf("dropout     %g%% of the LoRA's inner numbers\n", 100 * (double)p->dropout.network);
     if (p->dropout.rank > 0) printf("dropout     %g%% of its ranks\n", 100 * (double)p->dropout.rank);
     if (p->dropout.module > 0) printf("dropout     %g%% of its layers\n", 100 * (double)p->dropout.module);
+    if (p->max_weight_norm > 0) printf("weights     no layer's change larger than %g\n", (double)p->max_weight_norm);
     if (p->ema > 0) printf("saved       a moving average, decay %g\n", (double)p->ema);
 }

@@ -15,6 +15,7 @@ struct train_method_options {
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;
     int pyramid_iterations;
+    double scale_weight_norms;
     const char *masks, *tensorboard, *plot;
     const char *optimizer, *blocks, *block_rank;
     int lr_cycles;

@@ -3,6 +3,7 @@
 #include "gpu/push.h"
 #include "shaders/push/adafactor.h"
 #include "shaders/push/optimise.h"
+#include "shaders/push/pair_norm.h"
 
 enum { PARTS = 64, MOST_PARTS = 256 };
 
@@ -103,4 +104,30 @@ void kern_adafactor(struct emit *e) {
     emit_barrier(e);
     f.reads[5] = &stats, f.result = &e->out[0];
     adafactor_pass(e, &f, 4, ceil_div(texels, 64));
+}
+
+/* A texel per rank, then the factor. */
+int64_t kern_pair_norm_scratch(const struct kernel_query *q) {
+    return ((int64_t)q->g->values[q->node->in[0]].shape.w + 1 + 3) / 4 * 64 + 64;
+}
+
+void kern_pair_norm(struct emit *e) {
+    struct shape d = e->in[0].shape, u = e->in[1].shape;
+    struct operand factor = operand_part(&e->scratch, ((int64_t)d.w + 3) / 4 * 64, 1);
+    const struct operand *scratch[4] = {&e->scratch, &e->scratch, &factor, &factor};
+    const struct operand *results[4] = {&e->scratch, &factor, &e->out[0], &e->out[1]};
+    struct push_pair_norm push = {.down = ref_read(e, &e->in[0]), .up = ref_read(e, &e->in[1]), .taps = d.n, .ranks = d.w,
+                                  .down_planes = shape_planes(d), .down_stride = e->in[0].stride, .out_rows = (int)shape_rows(u),
+                                  .up_stride = e->in[1].stride, .n_parts = d.w, .scale = e->q.node->attr.pair_norm.scale,
+                                  .most = e->q.node->attr.pair_norm.most};
+    for (uint32_t pass = 0; pass < 4; pass++) {
+        const struct operand *reads[3] = {&e->in[0], &e->in[1], scratch[pass]};
+        push.scratch = ref_read(e, scratch[pass]), push.out_ref = ref_write(results[pass]);
+        push.texels = pass >= 2 ? (int)shape_texels(pass == 2 ? d : u) : 0;
+        struct dispatch p = {.shader = "pair_norm", .spec = {pass}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
+                             .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3, .storage_mask = storage_mask(reads, 3, &results[pass], 1),
+                             .groups = {pass == 0 ? (uint32_t)d.w : pass == 1 ? 1 : ceil_div(push.texels, 64), 1, 1}};
+        emit_dispatch(e, &p);
+        if (pass < 2) emit_barrier(e);
+    }
 }

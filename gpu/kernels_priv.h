@@ -10,7 +10,8 @@ EMIT(kern_row_sum) EMIT(kern_group_norm) EMIT(kern_group_norm_dx) EMIT(kern_grou
 EMIT(kern_layer_norm) EMIT(kern_layer_norm_dx) EMIT(kern_layer_norm_dp) EMIT(kern_embed) EMIT(kern_embed_dw)
 EMIT(kern_timestep) EMIT(kern_mse) EMIT(kern_mse_dx) EMIT(kern_sum_squares) BYTES(kern_sum_squares_scratch)
 EMIT(kern_accumulate) EMIT(kern_ema) EMIT(kern_adamw) EMIT(kern_lion) EMIT(kern_schedule_free) EMIT(kern_prodigy)
-BYTES(kern_prodigy_sums_scratch) EMIT(kern_prodigy_sums) BYTES(kern_adafactor_scratch) EMIT(kern_adafactor) EMIT(kern_dropout)
+BYTES(kern_prodigy_sums_scratch) EMIT(kern_prodigy_sums) BYTES(kern_adafactor_scratch) EMIT(kern_adafactor)
+BYTES(kern_pair_norm_scratch) EMIT(kern_pair_norm) EMIT(kern_dropout)
 #include "gpu/kernels_cpu_heavy.h"
 #include "gpu/kernels_gpu_heavy.h"
 EMIT(cpu_decode_emit)

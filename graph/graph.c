@@ -145,6 +145,7 @@ static int updated_input(enum op op, int i) {
     case OP_PRODIGY:
     case OP_ADAFACTOR: return two_states[i];
     case OP_PRODIGY_SUMS: return i == 0 ? 3 : -1;
+    case OP_PAIR_NORM: return i;
     case OP_ACCUMULATE:
     case OP_EMA: return 0;
     default: return -1;

@@ -103,6 +103,7 @@ union op_attr {
     struct { int32_t each; float rate; int32_t rescale; uint32_t stream; } dropout; /* each: enum dropout_each */
     /* Padding stays out: of every `period` rows the first `rows` count, and the first `channels`. */
     struct { int32_t period, rows, channels; float rate; } adafactor;
+    struct { float scale, most; } pair_norm;
 };
 
 struct node {

@@ -150,3 +150,27 @@ void op_adafactor_ref(const struct graph *g, const struct node *node, const doub
             }
     }
 }
+
+bool op_pair_norm_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
+    if (!op_needs(g, node, 2)) return false;
+    for (int i = 0; i < 2; i++) out[i] = op_shape_in(g, node, i);
+    return out[0].w == out[1].c || (graph_fail(g, "pair_norm: the factors differ in rank"), false);
+}
+
+/* |up*down|^2 is the sum over pairs of ranks of the products of both factors' dot products. */
+void op_pair_norm_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
+    struct shape d = op_shape_in(g, node, 0), u = op_shape_in(g, node, 1);
+    double sum = 0;
+    for (int i = 0; i < u.c; i++)
+        for (int j = 0; j < u.c; j++) {
+            double down = 0, up = 0;
+            for (int64_t k = 0; k < (int64_t)d.n * d.c; k++)
+                down += in[0][(k / d.c * d.w + i) * d.c + k % d.c] * in[0][(k / d.c * d.w + j) * d.c + k % d.c];
+            for (int64_t o = 0; o < shape_rows(u); o++) up += in[1][o * u.c + i] * in[1][o * u.c + j];
+            sum += down * up;
+        }
+    double n = (double)node->attr.pair_norm.scale * sqrt(sum), most = (double)node->attr.pair_norm.most;
+    double factor = n > most ? sqrt(most / n) : 1;
+    for (int64_t i = 0; i < shape_elems(d); i++) out[0][i] = in[0][i] * factor;
+    for (int64_t i = 0; i < shape_elems(u); i++) out[1][i] = in[1][i] * factor;
+}

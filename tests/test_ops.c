@@ -86,6 +86,7 @@ static bool stays_f32(enum op op, int i) {
     case OP_SCHEDULE_FREE:
     case OP_PRODIGY_SUMS:
     case OP_PRODIGY:
+    case OP_PAIR_NORM:
     case OP_ADAFACTOR: return true;
     case OP_DROPOUT: return i == 1;
     default: return false;

@@ -400,6 +400,36 @@ static void test_rslora(void **state) {
     check_ranks(p.out, want_four, alpha_root);
 }
 
+static void set_norms(struct train_params *p) { p->max_weight_norm = 0.02f, p->lr = 0.05f; }
+
+/* No module of the file has scale*|up*down| above the limit, and some lie on it. */
+static void test_weight_norms(void **state) {
+    resumes("norms", set_norms);
+    struct st_file *f = open_file(runs_path("norms-whole/lora.safetensors"));
+    double most = 0;
+    for (size_t m = 0; m < st_count(f); m++) {
+        const char *name = st_at(f, m)->name, *dot = strstr(name, ".lora_down");
+        size_t nd, nu;
+        if (!dot) continue;
+        int rank = (int)st_at(f, m)->dims[0];
+        const float *d = read_all(f, name, &nd), *u = read_all(f, arena_printf(runs_arena, "%.*s.lora_up.weight", (int)(dot - name), name), &nu);
+        size_t in = nd / (size_t)rank, out = nu / (size_t)rank;
+        double sum = 0;
+        for (size_t o = 0; o < out; o++)
+            for (size_t i = 0; i < in; i++) {
+                double w = 0;
+                for (int r = 0; r < rank; r++) w += (double)u[o * (size_t)rank + (size_t)r] * (double)d[(size_t)r * in + i];
+                sum += w * w;
+            }
+        most = fmax(most, sqrt(sum));
+    }
+    st_close(&f);
+    assert_true(fabs(most - 0.02) < 1e-6);
+    struct train_params p = runs_params("norms2");
+    p.max_weight_norm = -1;
+    runs_refused(&p, "--scale-weight-norms");
+}
+
 /* --- masks, plots, event files ------------------------------------------------------------------------------- */
 
 /* A folder with a mask of this grey for every picture; above 255: half white, half black. */
@@ -498,7 +528,7 @@ int main(void) {
         cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_buckets), cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
         cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
-        cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),
+        cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_weight_norms), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),
         cmocka_unit_test(test_plot), cmocka_unit_test(test_resume_refused),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);

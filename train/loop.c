@@ -40,7 +40,9 @@ static bool accumulate(struct trainer *t, int micro, struct error *err) {
     return gpu_program_run(t->banks.sum_prog, err);
 }
 
-static bool average(struct trainer *t, struct error *err) {
+/* What follows an update: weights cut back, then their average. */
+static bool finish_step(struct trainer *t, struct error *err) {
+    if (t->banks.norm_prog && !gpu_program_run(t->banks.norm_prog, err)) return false;
     if (!t->banks.ema_prog) return true;
     float keep = train_ema_decay(t->params.ema, t->step);
     gpu_program_write(t->banks.ema_prog, t->banks.ema_hyper, &keep);
@@ -53,7 +55,7 @@ static bool update(struct trainer *t, struct train_report *r, struct error *err)
     float lr = p->lr * train_schedule_factor(&p->schedule, t->step, p->steps, p->lr);
     if (!optimiser_step(t->optimiser, lr, &r->grad_norm, &applied, err)) return false;
     r->lr = optimiser_rate(t->optimiser, lr);
-    if (applied) return t->overflows = 0, average(t, err);
+    if (applied) return t->overflows = 0, finish_step(t, err);
     /* The optimiser left everything as it was. In f16 a rare picture may go too far; only a row of them is wrong. */
     if (t->loss_scale == 1 || ++t->overflows == MAX_OVERFLOWS) return find_nan(t, "gradient", err);
     log_info("step %d is left out: a gradient went past what half floats hold", t->step + 1);

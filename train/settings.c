@@ -93,6 +93,7 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     add(&l, "ss_keep_tokens", arena_printf(a, "%d", p->captions.keep));
     real(&l, "ss_caption_tag_dropout_rate", tidy(p->captions.tag_dropout));
     real(&l, "ss_caption_dropout_rate", tidy(p->caption_dropout));
+    real(&l, "ss_scale_weight_norms", tidy(p->max_weight_norm));
     real(&l, "ss_ema_decay", tidy(p->ema));
     *out = l.items;
     return l.n;

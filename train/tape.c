@@ -138,6 +138,20 @@ static bool build_average(struct trainer *t, struct error *err) {
     return graph_ok(o->ema_g, err);
 }
 
+/* After each step, layer by layer: both factors shrink where their product is too large. */
+static bool build_norm(struct trainer *t, struct error *err) {
+    const struct lora_stack *stack = t->adapter->stack;
+    struct graph *g;
+    if (!(t->params.max_weight_norm > 0)) return true;
+    g = t->banks.norm_g = graph_create(t->arena, TENSOR_F32);
+    for (int i = 0; i < stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &stack->layers[i];
+        int in[] = {graph_slot(g, stack->set, SET_DATA, l->down), graph_slot(g, stack->set, SET_DATA, l->up)};
+        graph_append(g, OP_PAIR_NORM, in, 2, (union op_attr){.pair_norm = {l->parts[0].scale, t->params.max_weight_norm}});
+    }
+    return graph_ok(g, err);
+}
+
 static bool build_sum(struct trainer *t, struct error *err) {
     struct bank_tapes *o = &t->banks;
     struct tensor_set *set = t->adapter->stack->set;
@@ -206,7 +220,7 @@ static void plan_weights(struct trainer *t) {
 /* Recompute is chosen when the plain tape does not fit: it costs about a third more time. What then still does not fit is
  * engine/memory.h's business. */
 bool train_tapes_build(struct trainer *t, struct error *err) {
-    if (!build_optimiser(t, err) || !build_sum(t, err) || !build_average(t, err)) return false;
+    if (!build_optimiser(t, err) || !build_sum(t, err) || !build_norm(t, err) || !build_average(t, err)) return false;
     plan_weights(t);
     struct gpu_memory_use use;
     bool remat = t->params.remat == TRAIN_REMAT_ON;
@@ -283,6 +297,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
     op.bindings = b, op.n_bindings = bindings(t, b);
     if (t->banks.sum_g && !(t->banks.sum_prog = gpu_program_create(e->dev, t->banks.sum_g, &op, err))) return false;
     if (t->banks.ema_g && !(t->banks.ema_prog = gpu_program_create(e->dev, t->banks.ema_g, &op, err))) return false;
+    if (t->banks.norm_g && !(t->banks.norm_prog = gpu_program_create(e->dev, t->banks.norm_g, &op, err))) return false;
     if (!optimiser_open(t->optimiser, e, t->adapter->data, trainer_gradients(t), err)) return false;
     return true;
 }

@@ -35,6 +35,9 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
         return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
     if (!(p->caption_dropout >= 0 && p->caption_dropout <= 1)) return error_set(err, "--caption-dropout must lie from 0 to 1.");
+    if (!(p->max_weight_norm >= 0)) return error_set(err, "--scale-weight-norms must not be negative; 1 is usual.");
+    if (p->max_weight_norm > 0 && o->constant_schedule)
+        return error_set(err, "--scale-weight-norms does not go with %s, which saves other weights than it trains.", o->title);
     if (!(p->ema >= 0 && p->ema < 1)) return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
     if (!noise_params_check(&p->noise, err) || !caption_params_check(&p->captions, err)) return false;
     if (p->sample_every && !p->n_sample_prompts)
@@ -147,6 +150,7 @@ void trainer_destroy(struct trainer **p) {
     optimiser_destroy(&t->optimiser);
     gpu_program_destroy(&t->banks.sum_prog);
     gpu_program_destroy(&t->banks.ema_prog);
+    gpu_program_destroy(&t->banks.norm_prog);
     gpu_set_destroy(&t->grad);
     gpu_set_destroy(&t->grad_sum);
     gpu_set_destroy(&t->ema);

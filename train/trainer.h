@@ -36,6 +36,7 @@ struct train_params {
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
     struct caption_params captions;
     float caption_dropout; /* this part of the captions is left out: 0..1 */
+    float max_weight_norm; /* every layer's change is kept at most this large; 0: no limit */
     float ema;             /* most decay of the average that is saved and drawn instead of the weights; 0: none */
     enum train_remat remat;
     uint64_t seed;

@@ -25,6 +25,8 @@ struct bank_tapes {
     struct graph *ema_g; /* moving average; NULL without */
     struct gpu_program *ema_prog;
     int ema_hyper;
+    struct graph *norm_g; /* largest weight norm; NULL without */
+    struct gpu_program *norm_prog;
 };
 /* Inputs of one batch beside latents and times; see condition.c. */
 struct train_condition {
