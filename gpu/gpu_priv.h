@@ -97,6 +97,7 @@ struct gpu_copy {
 struct gpu_stream {
     struct gpu_chunk half[2];
     int64_t half_bytes;
+    bool borrowed; /* the ring of the program that shares its memory */
     int n_segments;
     int *segment;    /* per node */
     int *first_copy; /* per segment, and one more */

@@ -75,6 +75,9 @@ bool gpu_stream_plan(struct gpu_program *prog, struct error *err) {
     }
     if (half > prog->dev->max_chunk) half = prog->dev->max_chunk;
     struct gpu_stream *s = prog->stream = arena_alloc(prog->arena, sizeof *s);
+    const struct gpu_stream *shared = prog->params.share ? prog->params.share->stream : NULL;
+    s->borrowed = shared && shared->half_bytes >= half;
+    if (s->borrowed) half = shared->half_bytes;
     s->half_bytes = half;
     s->segment = arena_alloc_n(prog->arena, (size_t)g->n_nodes, sizeof *s->segment);
     s->first_copy = arena_alloc_n(prog->arena, (size_t)g->n_nodes + 2, sizeof *s->first_copy);
@@ -94,19 +97,20 @@ bool gpu_stream_plan(struct gpu_program *prog, struct error *err) {
     }
     s->n_segments = segment + 1;
     s->first_copy[s->n_segments] = n_copies;
-    prog->use.ring = 2 * half;
+    prog->use.ring = s->borrowed ? 0 : 2 * half;
     return true;
 }
 
 bool gpu_stream_allocate(struct gpu_program *prog, struct error *err) {
     for (int i = 0; prog->stream && i < 2; i++)
-        if (!gpu_chunk_create(prog->dev, &prog->stream->half[i], prog->stream->half_bytes, true, false, "weights in turn", err))
+        if (prog->stream->borrowed) prog->stream->half[i] = prog->params.share->stream->half[i];
+        else if (!gpu_chunk_create(prog->dev, &prog->stream->half[i], prog->stream->half_bytes, true, false, "weights in turn", err))
             return false;
     return true;
 }
 
 void gpu_stream_destroy(struct gpu_program *prog) {
-    for (int i = 0; prog->stream && i < 2; i++) gpu_chunk_destroy(prog->dev, &prog->stream->half[i]);
+    for (int i = 0; prog->stream && !prog->stream->borrowed && i < 2; i++) gpu_chunk_destroy(prog->dev, &prog->stream->half[i]);
 }
 
 struct gpu_chunk *gpu_stream_place(struct gpu_program *prog, int node, const struct gpu_set *data, int slot, int64_t *offset) {

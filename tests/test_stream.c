@@ -13,6 +13,7 @@ enum { C = 64, LAYERS = 5, SIDE = 6 };
 
 struct net {
     struct arena *a;
+    struct gpu_device *dev;
     struct graph *g;
     struct tensor_set *base, *adapter;
     int x, target, seed, loss;
@@ -27,7 +28,7 @@ static float noise(uint32_t key) {
 
 static void build(struct net *n, struct gpu_device *dev, enum tensor_dtype narrow) {
     struct error e = {0};
-    n->a = arena_create(NULL);
+    n->a = arena_create(NULL), n->dev = dev;
     struct graph *g = n->g = graph_create(n->a, gpu_device_storage(dev));
     n->base = tensor_set_create(n->a, "base", gpu_device_storage(dev), false, 0);
     if (narrow) tensor_set_narrow(n->base, narrow, TENSOR_NARROW_LEAST);
@@ -98,6 +99,24 @@ static void close_net(struct net *n) {
     arena_destroy(&n->a);
 }
 
+/* A second program in the first one's memory has no ring of its own. */
+static void check_shared(struct net *n, int64_t ring) {
+    struct error e = {0};
+    struct gpu_binding b[] = {{n->base, SET_DATA, n->data}, {n->adapter, SET_GRAD, n->gradient}, {n->adapter, SET_DATA, n->factors}};
+    struct gpu_program_params p = {.name = "a test", .bindings = b, .n_bindings = 3, .no_prepare = true, .ring_bytes = ring, .share = n->prog};
+    float before[C * C], after[C * C];
+    struct gpu_program *own = n->prog, *second = gpu_program_create(n->dev, n->g, &p, &e);
+    if (!second) fail_msg("%s", e.text);
+    assert_int_equal(gpu_program_memory(second).ring, 0);
+    float loss;
+    run(n, before, &loss);
+    n->prog = second;
+    run(n, after, &loss);
+    n->prog = own;
+    assert_memory_equal(before, after, sizeof after);
+    gpu_program_destroy(&second);
+}
+
 static void check(struct gpu_device *dev, enum tensor_dtype narrow) {
     static float want[C * C], got[C * C];
     float want_loss, got_loss;
@@ -118,6 +137,7 @@ static void check(struct gpu_device *dev, enum tensor_dtype narrow) {
         run(&some, got, &got_loss);
         assert_memory_equal(got, want, sizeof got);
         assert_memory_equal(&got_loss, &want_loss, sizeof got_loss);
+        check_shared(&some, ring);
         close_net(&some);
         assert_int_equal(gpu_device_memory_away(dev), away);
     }

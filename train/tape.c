@@ -183,8 +183,9 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
 }
 
 static struct gpu_program_params step_params(struct trainer *t) {
-    return engine_program_params(t->e, "The training step",
-                                 t->tape->remat ? "Lower --batch or --resolution, take --weights nf4, or allow more with --memory." : "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.");
+    static const char plain[] = "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.";
+    static const char remat[] = "Lower --batch or --resolution, take --weights nf4, or allow more with --memory.";
+    return engine_program_params(t->e, "The training step", t->tape->remat ? remat : plain);
 }
 
 static bool measure(struct trainer *t, struct gpu_memory_use *use, struct error *err) {
