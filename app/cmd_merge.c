@@ -58,15 +58,15 @@ static bool use_files(struct lora_use *use, const struct merge_options *o, struc
         if (!lora_use_file(use, o->loras.items[i], e)) return false;
     for (int i = 0; i < use->n; i++)
         if (use->specs[i].details)
-            return error_set(e, "%s:%s: a merged file has one weight per LoRA: give a plain number.", TEXT_SHOW(use->paths[i]),
-                             TEXT_SHOW(use->specs[i].details));
+            return error_set(e, "%s:%s: a merged file has one weight per LoRA: give a plain number.",
+                             TEXT_SHOW(use->paths[i]), TEXT_SHOW(use->specs[i].details));
     if (use->n < 2 && strcmp(o->method, "svd") != 0)
         return error_set(e, "--method %s needs at least two LoRA files: repeat --lora.", TEXT_SHOW(o->method));
     return true;
 }
 
-static bool run(struct lora_merge_params *p, const struct lora_use *use, const struct model *model, const struct merge_options *o,
-                struct arena *a, struct error *e) {
+static bool run(struct lora_merge_params *p, const struct lora_use *use, const struct model *model,
+                const struct merge_options *o, struct arena *a, struct error *e) {
     struct lora_model layers = adapter_lora_model(model);
     struct lora_keys *keys = lora_keys_create(&layers);
     struct lora_file **files = arena_alloc_n(a, (size_t)use->n, sizeof *files);
@@ -90,8 +90,8 @@ static bool run(struct lora_merge_params *p, const struct lora_use *use, const s
 
 static bool merge(const struct merge_options *o, const struct option_command *cmd, const struct option_result *given,
                   struct arena *a, struct error *e) {
-    struct lora_merge_params p = {.method = lora_merger_find(o->method), .rank = o->rank, .density = o->density, .seed = o->seed,
-                                  .dtype = dtype_of(o->dtype), .partial = o->partial};
+    struct lora_merge_params p = {.method = lora_merger_find(o->method), .rank = o->rank, .density = o->density,
+                                  .seed = o->seed, .dtype = dtype_of(o->dtype), .partial = o->partial};
     struct lora_use use = {.arena = a};
     assert(p.method);
     if (!check_method(o, cmd, given, p.method, e) || !use_files(&use, o, e) ||

@@ -1,6 +1,7 @@
 #include "lora/merge.h"
 
 #include "base/arena.h"
+#include "base/path.h"
 #include "base/text.h"
 #include "lora/delta.h"
 #include "lora/dense.h"
@@ -66,7 +67,8 @@ static bool add_use(struct merging *m, int file, const struct lora_module *modul
     bool norm = module->target->is_norm, weight = !norm && lora_module_has_weight(module);
     bool bias = !norm && lora_module_has_bias(module, m->p->base[module->part]);
     if ((norm || bias) && !m->p->partial)
-        return error_set(e, "%s changes a %s, which a LoRA file cannot hold: use merge-into, or --partial to leave such changes out.",
+        return error_set(e, "%s changes a %s, which a LoRA file cannot hold: use merge-into, or --partial to leave such "
+                            "changes out.",
                          TEXT_SHOW(module->name), norm ? "norm" : "bias");
     m->result->n_left_out += norm || bias;
     if (weight && m->p->method->joins && !lora_module_is_low_rank(module))
@@ -90,7 +92,8 @@ static bool collect(struct merging *m, struct error *e) {
             if (module->rank > largest) largest = module->rank;
         }
     m->rank = p->rank ? p->rank : largest;
-    if (!m->n) return error_set(e, "The files change no layer that a LoRA could hold; use merge-into to bake them into a model.");
+    if (!m->n)
+        return error_set(e, "The files change no layer that a LoRA could hold; use merge-into to bake them into a model.");
     qsort(m->uses, (size_t)m->n, sizeof *m->uses, by_layer);
     return true;
 }
@@ -101,7 +104,10 @@ static int layer_end(const struct merging *m, int from) {
     return to;
 }
 
-static int edge_of(const struct nn_target *t) { return t->weight.w < t->weight.c * t->weight.n ? t->weight.w : t->weight.c * t->weight.n; }
+static int edge_of(const struct nn_target *t) {
+    int in = t->weight.c * t->weight.n;
+    return t->weight.w < in ? t->weight.w : in;
+}
 
 /* What can be said before any arithmetic. */
 static bool check(struct merging *m, struct error *e) {
@@ -113,10 +119,11 @@ static bool check(struct merging *m, struct error *e) {
         m->result->n_shared += to - from > 1;
     }
     if (m->p->method->takes_rank && m->rank > edge && m->p->rank)
-        return error_set(e, "No layer of these files can hold rank %d; the largest has room for %d: give --rank up to that.", m->rank,
-                         edge);
+        return error_set(e, "No layer of these files can hold rank %d; the largest has room for %d: give --rank up to that.",
+                         m->rank, edge);
     if (m->p->method->needs_shared && !m->result->n_shared)
-        return error_set(e, "The files have no layer in common, so %s has nothing to weigh against each other: use --method concat.",
+        return error_set(e, "The files have no layer in common, so %s has nothing to weigh against each other: use "
+                            "--method concat.",
                          m->p->method->name);
     return true;
 }
@@ -129,7 +136,8 @@ static bool fits(const struct merging *m, const float *x, size_t n) {
     return true;
 }
 
-static bool put(struct merging *m, const struct lora_module *from, int rank, const float *down, const float *up, struct error *e) {
+static bool put(struct merging *m, const struct lora_module *from, int rank, const float *down, const float *up,
+                struct error *e) {
     const struct nn_target *t = from->target;
     size_t r = (size_t)rank;
     if (!fits(m, up, (size_t)t->weight.w * r) || !fits(m, down, (size_t)(t->weight.n * t->weight.c) * r))
@@ -189,7 +197,8 @@ static bool combine(struct merging *m, const struct use *u, int n, float *dst, s
     return true;
 }
 
-static bool decompose(struct merging *m, const struct use *u, int n, int joint, struct lora_svd *svd, struct arena *a, struct error *e) {
+static bool decompose(struct merging *m, const struct use *u, int n, int joint, struct lora_svd *svd, struct arena *a,
+                      struct error *e) {
     struct shape s = u->module->target->weight;
     size_t taps = (size_t)s.n, in = (size_t)s.c, out = (size_t)s.w, rank = (size_t)joint;
     if (!joint) {
@@ -246,7 +255,8 @@ static bool save(struct merging *m, const char *out, struct error *e) {
     const struct lora_merge_params *p = m->p;
     char *of = "";
     for (int f = 0; f < p->n; f++)
-        of = arena_printf(m->arena, "%s%s%s:%.9g", of, f ? ", " : "", p->files[f]->given, (double)p->weights[f]);
+        of = arena_printf(m->arena, "%s%s%s:%.6g", of, f ? ", " : "", path_stem(m->arena, path_base(p->files[f]->given)),
+                          (double)p->weights[f]);
     char *how = arena_printf(m->arena, "atelier merge --method %s", p->method->name);
     if (p->method->takes_rank) how = arena_printf(m->arena, "%s --rank %d", how, m->rank);
     if (p->method->takes_density) how = arena_printf(m->arena, "%s --density %.9g", how, p->density > 0 ? p->density : 0.5);

@@ -209,6 +209,20 @@ static void loras_go_into_models(void **s) {
     assert_false(exists("never") || exists("never.part"));
 }
 
+#define PAIR "--lora $M/mergers/first.safetensors:0.8 --lora $M/mergers/second.safetensors:-0.6 "
+static void loras_become_one(void **s) {
+    RUN_OK("merge --method svd --rank 3 " MINI PAIR "--out one.safetensors");
+    assert_non_null(strstr(out_text, "6 layers of rank 3 to 3, 3 of them in more than one file"));
+    RUN_OK("inspect one.safetensors " MINI);
+    assert_non_null(strstr(out_text, "6 of 6 modules can be applied"));
+    assert_non_null(strstr(out_text, "first:0.8, second:-0.6"));
+    expect_failure("", "merge --method concat --rank 3 " MINI PAIR "--out never.safetensors", "takes no --rank");
+    expect_failure("", "merge --method sum " MINI "--lora one.safetensors --out never.safetensors", "at least two");
+    expect_failure("", "merge --method sum " MINI "--lora one.safetensors --lora $M/mini-xl.lora.safetensors --out never.safetensors",
+                   "does not fit this model");
+    assert_false(exists("never.safetensors"));
+}
+
 /* ---- Pictures ---- */
 
 static void a_picture_carries_its_recipe(void **s) {
@@ -491,7 +505,7 @@ int main(void) {
         cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
         cmocka_unit_test(loras_change_their_spelling), cmocka_unit_test(loras_go_into_models),
-        cmocka_unit_test(pictures_from_pictures),
+        cmocka_unit_test(pictures_from_pictures), cmocka_unit_test(loras_become_one),
         cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
         cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together), cmocka_unit_test(regions),
         cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
