@@ -24,8 +24,11 @@ struct merge_options {
 static const struct option rows[] = {
     {"method", OPTION_CHOICE, FIELD(method), "NAME", "sum: the weighted sum, exact, at the smallest rank that holds it\n"
      "concat: the same, with the files' own factors side by side\n"
-     "svd: the nearest to it that --rank can hold",
-     .choices = "sum|concat|svd", .required = true},
+     "svd: the nearest to it that --rank can hold\n"
+     "ties: each file's largest numbers, averaged where their signs agree\n"
+     "dare: numbers dropped by chance, the others made larger by as much, then the sum\n"
+     "magnitude: each file's largest numbers, then the sum",
+     .choices = "sum|concat|svd|ties|dare|magnitude", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
     {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers",
      .required = true},

@@ -5,6 +5,7 @@
 #include "base/text.h"
 #include "lora/delta.h"
 #include "lora/dense.h"
+#include "lora/merge_prune.h"
 #include "lora/save.h"
 #include "lora/svd.h"
 
@@ -185,15 +186,7 @@ static bool combine(struct merging *m, const struct use *u, int n, float *dst, s
         weights[k] = m->p->weights[u[k].file];
     }
     struct lora_merge_layer l = {n, deltas, weights, all, m->p->density > 0 ? m->p->density : 0.5, &m->rng};
-    if (m->p->method->combine) {
-        m->p->method->combine(&l, dst);
-        return true;
-    }
-    for (size_t i = 0; i < all; i++) {
-        double sum = 0;
-        for (int k = 0; k < n; k++) sum += (double)weights[k] * deltas[k][i];
-        dst[i] = (float)sum;
-    }
+    (m->p->method->combine ? m->p->method->combine : lora_merge_weighted_sum)(&l, dst);
     return true;
 }
 

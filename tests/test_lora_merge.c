@@ -183,6 +183,8 @@ static void expect_golden(const char *path, const char *name, int n_layers) {
 static void test_goldens(void **state) {
     static const struct { const char *method, *golden; int rank, rank_max; } rows[] = {
         {"sum", "sum", 0, 7}, {"concat", "sum", 0, 7}, {"svd", "sum-cut", CUT, CUT}, {"svd", "sum", 7, 7},
+        {"ties", "ties-cut", CUT, CUT}, {"dare", "dare-cut", CUT, CUT}, {"magnitude", "magnitude-cut", CUT, CUT},
+        {"ties", "ties", 16, 16}, {"dare", "dare", 16, 16}, {"magnitude", "magnitude", 16, 16}, /* all that a mini can hold */
     };
     struct error e = {0};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
