@@ -8,6 +8,7 @@
 bool cmd_generate(int argc, char **argv, struct error *e);
 bool cmd_convert(int argc, char **argv, struct error *e);
 bool cmd_merge_into(int argc, char **argv, struct error *e);
+bool cmd_resize(int argc, char **argv, struct error *e);
 bool cmd_merge(int argc, char **argv, struct error *e);
 bool cmd_devices(int argc, char **argv, struct error *e);
 bool cmd_inspect(int argc, char **argv, struct error *e);

@@ -15,6 +15,7 @@ static const struct {
     {"generate", "make pictures from prompts, with LoRAs", cmd_generate},
     {"inspect", "say what a model folder, LoRA file or PNG is", cmd_inspect},
     {"convert", "write a LoRA in another program's spelling", cmd_convert},
+    {"resize", "write a LoRA at another rank", cmd_resize},
     {"merge", "make one LoRA of several", cmd_merge},
     {"merge-into", "bake LoRAs into a model", cmd_merge_into},
     {"devices", "list the Vulkan devices", cmd_devices},

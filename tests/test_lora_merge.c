@@ -10,6 +10,7 @@
 #include "lora/delta.h"
 #include "lora/dense.h"
 #include "lora/merge.h"
+#include "lora/resize.h"
 #include "lora/svd.h"
 #include "tests/support/lora_model.h"
 #include "tests/support/scratch.h"
@@ -245,6 +246,31 @@ static void test_other_kinds(void **state) {
     assert_non_null(strstr(e.text, "--method sum"));
 }
 
+static void test_resize(void **state) {
+    static const struct { struct lora_rank_rule rule; const char *golden; } rows[] = {
+        {{LORA_RANK_FIXED, 0, CUT}, "resize"}, {{LORA_RANK_FRO, 0.8, 0}, "resize-fro"}};
+    struct error e = {0};
+    struct lora_file *f = must_open(pair[0]);
+    for (int i = 0; i < 2; i++) {
+        struct lora_resize_params p = {rows[i].rule, ST_F32, "test"};
+        struct lora_resize_result r;
+        const char *out = scratch_path("resized.safetensors");
+        if (!lora_resize(f, model.keys, &p, out, &r, &e)) fail_msg("%s", e.text);
+        assert_true(r.kept_fro > 0.8 && r.kept_fro < 1 && r.rank_max <= 4);
+        expect_golden(out, rows[i].golden, 5);
+        struct lora_file *small = must_open(out);
+        for (int k = 0; k < small->n_modules; k++) assert_true(small->modules[k].scale == 0.5f);
+        lora_file_close(&small);
+    }
+    lora_file_close(&f);
+    struct lora_resize_params p = {rows[0].rule, ST_F32, "test"};
+    struct lora_resize_result r;
+    f = must_open(DATA "kinds/loha.safetensors");
+    assert_false(lora_resize(f, model.keys, &p, scratch_path("never.safetensors"), &r, &e));
+    assert_non_null(strstr(e.text, "no plain LoRA"));
+    lora_file_close(&f);
+}
+
 static void test_refusals(void **state) {
     struct lora_merge_result r;
     struct error e = {0};
@@ -259,7 +285,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense),       cmocka_unit_test(test_product),    cmocka_unit_test(test_rank_rules),
         cmocka_unit_test(test_goldens),     cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_other_kinds),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_resize),
     };
     lora_test_model_mini(&model, "mini-sd1");
     int failed = cmocka_run_group_tests(tests, scratch_make, scratch_drop);

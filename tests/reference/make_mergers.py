@@ -4,7 +4,7 @@
     python tests/reference/make_mergers.py [--seed 11] [--model tests/data/mini-sd1] [--out tests/data/mergers]
 
 first.safetensors and second.safetensors share some layers; alpha is not the rank. golden.safetensors holds each merge's
-change of weight, flattened to [out, in*k*k], as METHOD/LAYER. The changes before the cut are peft's own functions
+change of weight, flattened to [out, in*k*k], as METHOD/LAYER, and those of first.safetensors resized. The changes before the cut are peft's own functions
 (peft.utils.merge_utils), called layer by layer in the order of the layers' paths as add_weighted_adapter's svd types do
 (a merge's cut is torch.linalg.svd, as there). Files in f32.
 """
@@ -61,6 +61,11 @@ def main():
             golden[f"{method}-cut/{layer}"] = ((u[:, :CUT] * s[:CUT]) @ v[:CUT]).float()
             if method == "sum":
                 golden[f"sigma/{layer}"] = s.float()
+    for layer in LAYERS["first"]:
+        u, s, v = torch.linalg.svd(deltas["first", layer], full_matrices=False)
+        fro = int(torch.searchsorted((s**2).cumsum(0) / (s**2).sum(), 0.8**2)) + 1
+        for name, rank in (("resize", CUT), ("resize-fro", fro)):
+            golden[f"{name}/{layer}"] = ((u[:, :rank] * s[:rank]) @ v[:rank]).float()
     save_file({k: v.contiguous() for k, v in golden.items()}, os.path.join(args.out, "golden.safetensors"))
 
 
