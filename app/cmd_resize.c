@@ -17,7 +17,8 @@ struct resize_options {
 
 static const struct option rows[] = {
     {"lora", OPTION_TEXT, FIELD(lora), "FILE", "the LoRA, in any spelling", .required = true},
-    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that it was made for: names its layers", .required = true},
+    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that it was made for: names its layers",
+     .required = true},
     {"rank", OPTION_INT, FIELD(rank), "N", "the new rank; with --keep the largest (0: no limit)", 0, 1 << 16},
     {"keep", OPTION_CHOICE, FIELD(keep), "RULE",
      "a rank per layer, by its singular values and --share:\n"
@@ -56,8 +57,8 @@ static bool resize(const struct resize_options *o, struct arena *a, struct error
     struct lora_resize_result r;
     bool ok = f && lora_file_require_match(f, keys, e) && lora_resize(f, keys, &p, o->out, &r, e);
     if (ok)
-        printf("%s: %d layers of rank %d to %d; %.1f%% of the singular values' sum, %.1f%% of the norm kept on average\n", o->out,
-               r.n_layers, r.rank_min, r.rank_max, 100 * r.kept_sum, 100 * r.kept_fro);
+        printf("%s: %d layers of rank %d to %d; %.1f%% of the singular values' sum, %.1f%% of the norm kept on average\n",
+               o->out, r.n_layers, r.rank_min, r.rank_max, 100 * r.kept_sum, 100 * r.kept_fro);
     lora_file_close(&f);
     lora_keys_destroy(&keys);
     model_close(&m);
