@@ -35,7 +35,7 @@ struct rig {
     struct lora_binding binding;
     struct graph *g, *update;
     struct gpu_program *step, *optimiser;
-    int hyper;
+    int hyper, rates[16]; /* inputs of the update; rates per chunk */
 };
 
 static void rig_close(struct rig *r) {
@@ -137,6 +137,7 @@ static bool add_adapter(struct rig *r, struct error *err) {
     return bench_fill_random(r->banks[0], r->stack->set, err);
 }
 
+enum { BENCH_HYPER = 12 };
 static int append(struct graph *g, enum op op, const int *in, int n_in) {
     int node = graph_append(g, op, in, n_in, (union op_attr){0});
     return node < 0 ? -1 : g->nodes[node].out[0];
@@ -145,12 +146,16 @@ static int append(struct graph *g, enum op op, const int *in, int n_in) {
 static bool build_update(struct rig *r, struct error *err) {
     struct tensor_set *set = r->stack->set;
     struct graph *g = r->update = graph_create(r->arena, TENSOR_F32);
-    r->hyper = graph_io(g, "hyper", (struct shape){1, 1, 1, 8});
+    r->hyper = graph_io(g, "hyper", (struct shape){1, 1, 1, BENCH_HYPER});
     int total = -1;
     for (int i = 0; i < set->n_chunks; i++) total = append(g, OP_SUM_SQUARES, (int[]){graph_flat(g, set, SET_GRAD, i), total}, 2);
-    for (int i = 0; i < set->n_chunks; i++)
-        append(g, OP_ADAMW, (int[]){graph_flat(g, set, SET_DATA, i), graph_flat(g, set, SET_GRAD, i), graph_flat(g, set, SET_MOMENT1, i),
-                                    graph_flat(g, set, SET_MOMENT2, i), r->hyper, total}, 6);
+    graph_output(g, "gradient norm", total);
+    for (int i = 0; i < set->n_chunks; i++) {
+        int param = graph_flat(g, set, SET_DATA, i);
+        r->rates[i] = graph_io(g, "rates", (struct shape){1, 1, 1, (int)((shape_rows(graph_shape(g, param)) + 7) / 8)});
+        append(g, OP_ADAMW, (int[]){param, graph_flat(g, set, SET_GRAD, i), graph_flat(g, set, SET_MOMENT1, i),
+                                    graph_flat(g, set, SET_MOMENT2, i), r->hyper, r->rates[i]}, 6);
+    }
     return graph_ok(g, err);
 }
 
@@ -192,6 +197,15 @@ static bool time_steps(struct rig *r, int runs, struct bench_result *out, struct
     return true;
 }
 
+static void write_rates(struct rig *r) {
+    for (int i = 0; i < r->stack->set->n_chunks; i++) {
+        int n = graph_shape(r->update, r->rates[i]).c;
+        float *ones = arena_alloc_n(r->arena, (size_t)n, sizeof *ones);
+        for (int k = 0; k < n; k++) ones[k] = 1;
+        gpu_program_write(r->optimiser, r->rates[i], ones);
+    }
+}
+
 bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, const struct bench_unet_params *bp,
                       struct bench_unet_result *out, struct error *err) {
     struct rig r;
@@ -200,7 +214,8 @@ bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, con
     bool ok = rig_open(&r, dev, cfg, bp->weights, err) && add_adapter(&r, err) &&
               build_training(&r, cfg, bp->side, bp->remat, inputs, &target, &seed, err) && open_training(&r, bp->no_prepare, err);
     if (ok) {
-        const float one = 1, hyper[8] = {1e-4f, 0.9f, 0.999f, 1e-8f, 1e-2f, 10, 1000, 1};
+        /* Rate, decay, scale of the gradient, betas, eps, bias corrections, -, -, 1 - betas (graph/ops.def). */
+        const float one = 1, hyper[BENCH_HYPER] = {1e-4f, 1e-2f, 1, 0.9f, 0.999f, 1e-8f, 10, 1000, 0, 0, 0.1f, 0.001f};
         float *columns = arena_alloc_n(r.arena, (size_t)r.stack->n_columns, sizeof *columns);
         write_inputs(&r, inputs);
         write_random(r.step, r.g, target);
@@ -208,6 +223,7 @@ bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, con
         lora_stack_fill_strengths(r.stack, 1, &one, columns);
         gpu_program_write(r.step, r.binding.strength, columns);
         gpu_program_write(r.optimiser, r.hyper, hyper);
+        write_rates(&r);
         ok = time_steps(&r, bp->runs, &out->time, err);
     }
     if (ok) report(&r, out);
