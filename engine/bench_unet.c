@@ -137,7 +137,6 @@ static bool add_adapter(struct rig *r, struct error *err) {
     return bench_fill_random(r->banks[0], r->stack->set, err);
 }
 
-enum { BENCH_HYPER = 12 };
 static int append(struct graph *g, enum op op, const int *in, int n_in) {
     int node = graph_append(g, op, in, n_in, (union op_attr){0});
     return node < 0 ? -1 : g->nodes[node].out[0];
@@ -146,13 +145,13 @@ static int append(struct graph *g, enum op op, const int *in, int n_in) {
 static bool build_update(struct rig *r, struct error *err) {
     struct tensor_set *set = r->stack->set;
     struct graph *g = r->update = graph_create(r->arena, TENSOR_F32);
-    r->hyper = graph_io(g, "hyper", (struct shape){1, 1, 1, BENCH_HYPER});
+    r->hyper = graph_io(g, "hyper", (struct shape){1, 1, 1, OPTIMISE_HYPER});
     int total = -1;
     for (int i = 0; i < set->n_chunks; i++) total = append(g, OP_SUM_SQUARES, (int[]){graph_flat(g, set, SET_GRAD, i), total}, 2);
     graph_output(g, "gradient norm", total);
     for (int i = 0; i < set->n_chunks; i++) {
         int param = graph_flat(g, set, SET_DATA, i);
-        r->rates[i] = graph_io(g, "rates", (struct shape){1, 1, 1, (int)((shape_rows(graph_shape(g, param)) + 7) / 8)});
+        r->rates[i] = graph_io(g, "rates", (struct shape){1, 1, 1, (int)((shape_rows(graph_shape(g, param)) + OPTIMISE_RATE_TEXELS - 1) / OPTIMISE_RATE_TEXELS)});
         append(g, OP_ADAMW, (int[]){param, graph_flat(g, set, SET_GRAD, i), graph_flat(g, set, SET_MOMENT1, i),
                                     graph_flat(g, set, SET_MOMENT2, i), r->hyper, r->rates[i]}, 6);
     }
@@ -215,7 +214,7 @@ bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, con
               build_training(&r, cfg, bp->side, bp->remat, inputs, &target, &seed, err) && open_training(&r, bp->no_prepare, err);
     if (ok) {
         /* Rate, decay, scale of the gradient, betas, eps, bias corrections, -, -, 1 - betas (graph/ops.def). */
-        const float one = 1, hyper[BENCH_HYPER] = {1e-4f, 1e-2f, 1, 0.9f, 0.999f, 1e-8f, 10, 1000, 0, 0, 0.1f, 0.001f};
+        const float one = 1, hyper[OPTIMISE_HYPER] = {1e-4f, 1e-2f, 1, 0.9f, 0.999f, 1e-8f, 10, 1000, 0, 0, 0.1f, 0.001f};
         float *columns = arena_alloc_n(r.arena, (size_t)r.stack->n_columns, sizeof *columns);
         write_inputs(&r, inputs);
         write_random(r.step, r.g, target);

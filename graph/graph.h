@@ -59,6 +59,8 @@ int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape)
 int tensor_set_find(const struct tensor_set *set, const char *name); /* -1 if absent */
 /* Reserved zero texels at the start of every chunk of every class: out-of-image reads go there. */
 enum { SET_ZERO_TEXELS = 32 };
+/* Inputs of the optimisers' ops (graph/ops.def): numbers in hyper, texels that share a rate. */
+enum { OPTIMISE_HYPER = 12, OPTIMISE_RATE_TEXELS = 8 };
 
 enum value_class {
     VALUE_ACT, /* planned inside the program, lives from producer to last use */

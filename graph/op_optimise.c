@@ -7,8 +7,6 @@
  *   adafactor      3 beta, 4 eps1, 5 eps2, 6 clipping threshold, 7 rate times rms of the slot    Shazeer and Stern 2018 */
 #include "graph/op_priv.h"
 
-enum { N_HYPER = 12, RATE_TEXELS = 8 };
-
 static int n_states(enum op op) { return op == OP_LION ? 1 : 2; }
 
 bool op_optimise_shape(struct graph *g, const struct node *node, struct shape out[GRAPH_MAX_OUT]) {
@@ -19,15 +17,15 @@ bool op_optimise_shape(struct graph *g, const struct node *node, struct shape ou
     struct shape p = op_shape_in(g, node, 0);
     for (int i = 1; i < hyper; i++)
         if (!shape_equal(op_shape_in(g, node, i), p)) return graph_fail(g, "%s: parameters, gradients and states differ in shape", name), false;
-    if (!op_is_vector(op_shape_in(g, node, hyper), N_HYPER)) return graph_fail(g, "%s: hyper is not one row of %d", name, N_HYPER), false;
-    if (has_rates && (int64_t)op_shape_in(g, node, hyper + 1).c * RATE_TEXELS < shape_rows(p))
-        return graph_fail(g, "%s: fewer rates than one per %d texels", name, RATE_TEXELS), false;
+    if (!op_is_vector(op_shape_in(g, node, hyper), OPTIMISE_HYPER)) return graph_fail(g, "%s: hyper is not one row of %d", name, OPTIMISE_HYPER), false;
+    if (has_rates && (int64_t)op_shape_in(g, node, hyper + 1).c * OPTIMISE_RATE_TEXELS < shape_rows(p))
+        return graph_fail(g, "%s: fewer rates than one per %d texels", name, OPTIMISE_RATE_TEXELS), false;
     out[0] = p;
     for (int i = 0; i < n; i++) out[1 + i] = p;
     return true;
 }
 
-static double rate_of(const double *rates, int64_t element) { return rates[element / (4 * RATE_TEXELS)]; }
+static double rate_of(const double *rates, int64_t element) { return rates[element / (4 * OPTIMISE_RATE_TEXELS)]; }
 
 void op_adamw_ref(const struct graph *g, const struct node *node, const double *const *in, double *const *out) {
     const double *h = in[4];
@@ -66,7 +64,7 @@ bool op_prodigy_sums_shape(struct graph *g, const struct node *node, struct shap
     struct shape p = op_shape_in(g, node, 0);
     for (int i = 1; i < 4; i++)
         if (!shape_equal(op_shape_in(g, node, i), p)) return graph_fail(g, "prodigy_sums: banks differ in shape"), false;
-    if (!op_is_vector(op_shape_in(g, node, 4), N_HYPER)) return graph_fail(g, "prodigy_sums: hyper is not one row of %d", N_HYPER), false;
+    if (!op_is_vector(op_shape_in(g, node, 4), OPTIMISE_HYPER)) return graph_fail(g, "prodigy_sums: hyper is not one row of %d", OPTIMISE_HYPER), false;
     if (op_has(node, 5) && !op_is_vector(op_shape_in(g, node, 5), 2)) return graph_fail(g, "prodigy_sums: acc is not one row of 2"), false;
     out[0] = p;
     out[1] = op_vector(2);
@@ -100,7 +98,7 @@ bool op_adafactor_shape(struct graph *g, const struct node *node, struct shape o
     if (!op_needs(g, node, 5)) return false;
     struct shape p = op_shape_in(g, node, 0);
     bool ok = shape_equal(op_shape_in(g, node, 1), p) && op_is_vector(op_shape_in(g, node, 2), (int32_t)shape_rows(p)) &&
-              op_is_vector(op_shape_in(g, node, 3), p.c) && op_is_vector(op_shape_in(g, node, 4), N_HYPER);
+              op_is_vector(op_shape_in(g, node, 3), p.c) && op_is_vector(op_shape_in(g, node, 4), OPTIMISE_HYPER);
     if (!ok) return graph_fail(g, "adafactor: gradient, means or hyper do not fit the parameters"), false;
     for (int i = 0; i < 3; i++) out[i] = op_shape_in(g, node, i ? i + 1 : 0);
     return true;

@@ -12,7 +12,7 @@ static const struct optimiser_kind *const kinds[] = {
 #include "train/optimisers.def"
 };
 #undef OPTIMISER
-enum { N_KINDS = sizeof kinds / sizeof *kinds, RATE_TEXELS = 8 };
+enum { N_KINDS = sizeof kinds / sizeof *kinds };
 
 static const struct optimiser_kind *find(const char *name) {
     for (int i = 0; i < N_KINDS; i++)
@@ -67,7 +67,7 @@ void optimiser_build_flat(struct optimiser *o, enum op op, bool has_rates) {
         in[n++] = graph_flat(o->g, o->set, o->grad_bank, c);
         for (int i = 0; i < o->kind->n_states; i++) in[n++] = graph_flat(o->g, o->set, optimiser_bank_of(i), c);
         in[n++] = o->hyper;
-        o->rates[c] = has_rates ? graph_io(o->g, "rates", (struct shape){1, 1, 1, texels_of(o->set, c) / RATE_TEXELS}) : -1;
+        o->rates[c] = has_rates ? graph_io(o->g, "rates", (struct shape){1, 1, 1, texels_of(o->set, c) / OPTIMISE_RATE_TEXELS}) : -1;
         if (has_rates) in[n++] = o->rates[c];
         append(o->g, op, in, n);
     }
@@ -80,7 +80,7 @@ static bool build(struct optimiser *o, struct error *err) {
         total = append(o->norm_g, OP_SUM_SQUARES, (int[]){graph_flat(o->norm_g, o->set, o->grad_bank, c), total}, 2);
     o->norm = graph_output(o->norm_g, "gradient norm", total);
     o->g = graph_create(o->arena, TENSOR_F32);
-    o->hyper = graph_io(o->g, "hyper", (struct shape){1, 1, 1, OPTIMISER_HYPER});
+    o->hyper = graph_io(o->g, "hyper", (struct shape){1, 1, 1, OPTIMISE_HYPER});
     for (int c = 0; c < 16; c++) o->rates[c] = -1;
     o->kind->build(o);
     return graph_ok(o->norm_g, err) && graph_ok(o->g, err) && (!o->first_g || graph_ok(o->first_g, err));
@@ -130,13 +130,13 @@ static void write_rates(struct optimiser *o) {
     struct arena *a = arena_create(NULL);
     for (int c = 0; c < o->set->n_chunks; c++) {
         if (o->rates[c] < 0) continue;
-        size_t n = (size_t)(texels_of(o->set, c) / RATE_TEXELS);
+        size_t n = (size_t)(texels_of(o->set, c) / OPTIMISE_RATE_TEXELS);
         float *rates = arena_alloc_n(a, n, sizeof *rates);
         for (size_t i = 0; i < n; i++) rates[i] = 1;
         for (int i = 0; i < o->set->n_slots; i++) {
             const struct tensor_slot *s = &o->set->slots[i];
-            assert(s->offset % RATE_TEXELS == 0);
-            for (int64_t k = s->offset / RATE_TEXELS; s->chunk == c && k * RATE_TEXELS < s->offset + shape_texels(s->shape); k++)
+            assert(s->offset % OPTIMISE_RATE_TEXELS == 0);
+            for (int64_t k = s->offset / OPTIMISE_RATE_TEXELS; s->chunk == c && k * OPTIMISE_RATE_TEXELS < s->offset + shape_texels(s->shape); k++)
                 rates[k] = o->slots[i].rate;
         }
         gpu_program_write(o->prog, o->rates[c], rates);

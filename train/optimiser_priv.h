@@ -1,7 +1,7 @@
 #pragma once
 #include "train/optimiser.h"
 
-enum { OPTIMISER_HYPER = 12, OPTIMISER_STATES = 4 };
+enum { OPTIMISER_STATES = 4 };
 /* optimiser_numbers: the steps done come first, the rest is the kind's. */
 enum { NUMBER_STEP, NUMBER_OWN };
 
@@ -33,7 +33,7 @@ struct optimiser {
     struct graph *norm_g, *first_g, *g; /* first_g: NULL for most */
     struct gpu_program *norm_prog, *first_prog, *prog;
     int norm, first_hyper, hyper, rates[16], first_out;
-    float hyper_values[OPTIMISER_HYPER];
+    float hyper_values[OPTIMISE_HYPER];
     struct gpu_set *data, *grad, *states[OPTIMISER_STATES]; /* data and grad are the caller's */
     struct tensor_set *own;                                 /* state of another shape; NULL for most */
     struct gpu_set *own_data;

@@ -16,7 +16,7 @@ static bool check(const struct optimiser_params *p, struct error *err) {
 static void build(struct optimiser *o) {
     struct graph *f = o->first_g = graph_create(o->arena, TENSOR_F32);
     int sums = -1;
-    o->first_hyper = graph_io(f, "hyper", (struct shape){1, 1, 1, OPTIMISER_HYPER});
+    o->first_hyper = graph_io(f, "hyper", (struct shape){1, 1, 1, OPTIMISE_HYPER});
     for (int c = 0; c < o->set->n_chunks; c++) {
         int in[] = {graph_flat(f, o->set, SET_DATA, c), graph_flat(f, o->set, o->grad_bank, c),
                     graph_flat(f, o->set, optimiser_bank_of(3), c), graph_flat(f, o->set, optimiser_bank_of(2), c), o->first_hyper, sums};
