@@ -1,6 +1,6 @@
 #include "engine/generate.h"
 
-#include <math.h>
+#include <assert.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -9,6 +9,16 @@
 #include "diffusion/sampler.h"
 #include "engine/guide.h"
 #include "engine/memory.h"
+
+/* One picture of those that are drawn at once. */
+struct drawing {
+    const struct generate_picture *p;
+    struct guide guide;
+    int at; /* its first image in the UNet's batch */
+    struct sampler *sampler;
+    struct noise_stream noise;
+    struct init_start from;
+};
 
 struct generator {
     struct arena *arena;
@@ -22,13 +32,15 @@ struct generator {
     struct init_encoder *init;
     int lw, lh, channels; /* latent size */
     bool guided;
-    struct guide guide;   /* of the picture being drawn */
+    struct drawing *now; /* the pictures being drawn */
+    int n_now;
     struct arena *shape_arena; /* what depends on the guide's images and tokens; NULL before the first picture */
     int images, tokens;
     int told;             /* step that the UNet was last told about, -1: none */
-    float *context;       /* [images][tokens][model_context_dim] */
+    float *context;       /* [images][tokens][model_context_dim]; images: every picture's, one after the other */
     float *pooled;        /* [images][model_pooled_dim] */
     float *time_ids;      /* [images][6] */
+    float *strengths;     /* [images][adapters] */
     float *x, *out, *t;   /* UNet side, [images][h][w][c] */
     float *answers;       /* sampler side, [images][c][h][w] */
     float *scratch, *prediction, *latents; /* [c][h][w] */
@@ -36,6 +48,8 @@ struct generator {
 };
 
 static int latent_values(const struct generator *g) { return g->lw * g->lh * g->channels; }
+
+static int n_adapters(const struct generator *g) { return g->params.adapter ? g->params.adapter->n : 0; }
 
 static void rows_from_chw(const struct generator *g, const float *chw, float *rows) {
     int plane = g->lw * g->lh;
@@ -75,7 +89,6 @@ static bool open_vae(struct generator *g, struct error *err) {
 /* The UNet for that many images of that many tokens; most pictures of a run need the same. */
 static bool shape_unet(struct generator *g, int images, int tokens, struct error *err) {
     g->told = -1;
-    if (g->in_turn) vae_session_destroy(&g->vae);
     if (g->unet && g->images == images && g->tokens == tokens) return true;
     denoiser_destroy(&g->unet);
     arena_destroy(&g->shape_arena);
@@ -88,6 +101,7 @@ static bool shape_unet(struct generator *g, int images, int tokens, struct error
     g->x = arena_alloc_n(a, n * values, sizeof(float));
     g->out = arena_alloc_n(a, n * values, sizeof(float));
     g->t = arena_alloc_n(a, n, sizeof(float));
+    g->strengths = arena_alloc_n(a, n, ((size_t)n_adapters(g) + 1) * sizeof(float));
     g->answers = arena_alloc_n(a, n * values, sizeof(float));
     struct denoiser_params dp = {images, g->lw, g->lh, tokens, g->params.adapter};
     if (!(g->unet = denoiser_create(g->e, &dp, err))) return false;
@@ -142,39 +156,43 @@ void generator_destroy(struct generator **p) {
     arena_destroy(&a);
 }
 
-/* Tells the UNet what is new at this step. */
+/* ---- What the UNet is told ---- */
+
+/* What is new at this step. */
 static void tell(struct generator *g, int step) {
-    const struct guide *u = &g->guide;
-    if (guide_changes_context(u, g->told, step)) {
-        guide_fill(u, g->e->model, step, g->context, g->pooled);
+    const struct model *m = g->e->model;
+    size_t rows = (size_t)g->tokens * (size_t)model_context_dim(m), pooled = (size_t)model_pooled_dim(m), adapters = (size_t)n_adapters(g);
+    bool context = false, strength = false;
+    for (int i = 0; i < g->n_now; i++) {
+        context |= guide_changes_context(&g->now[i].guide, g->told, step);
+        strength |= guide_changes_strength(&g->now[i].guide, g->told, step);
+    }
+    for (int i = 0; i < g->n_now; i++) {
+        const struct guide *u = &g->now[i].guide;
+        size_t at = (size_t)g->now[i].at, n = (size_t)u->images * adapters;
+        if (context) guide_fill(u, m, step, g->context + at * rows, g->pooled + at * pooled);
+        if (strength && n) memcpy(g->strengths + at * adapters, u->strengths + (size_t)step * n, n * sizeof *g->strengths);
+    }
+    if (context) {
         denoiser_set_context(g->unet, g->context);
         denoiser_set_added(g->unet, g->pooled, g->time_ids);
     }
-    if (guide_changes_strength(u, g->told, step))
-        denoiser_set_strength(g->unet, u->strengths + (size_t)step * (size_t)u->images * (size_t)u->params.n_adapters);
+    if (strength) denoiser_set_strength(g->unet, g->strengths);
     g->told = step;
 }
 
-/* The same for every image that the UNet looks at. */
-static void set_extra(struct generator *g, const float *extra, struct arena *a) {
-    if (!extra) return;
+/* Mask and masked picture, the same for every image of a picture. */
+static void set_extra(struct generator *g, struct arena *a) {
+    if (!model_extra_channels(g->e->model)) return;
     size_t n = (size_t)(g->lw * g->lh) * (size_t)model_extra_channels(g->e->model);
     float *all = arena_alloc_n(a, n, (size_t)g->images * sizeof *all);
-    for (int i = 0; i < g->images; i++) memcpy(all + (size_t)i * n, extra, n * sizeof *all);
+    for (int k = 0; k < g->n_now; k++)
+        for (int i = 0; i < g->now[k].guide.images; i++)
+            memcpy(all + (size_t)(g->now[k].at + i) * n, g->now[k].from.extra, n * sizeof *all);
     denoiser_set_extra(g->unet, all);
 }
 
-/* The sampler at its start, and the stream where the steps' noise begins. */
-static bool start(struct generator *g, const struct generate_picture *p, struct sampler *s, struct noise_stream *noise,
-                  struct init_start *from, struct arena *a, struct error *err) {
-    noise_stream_seed(noise, g->params.noise, p->seed);
-    if (!init_encoder_start(g->init, p->init, g->params.steps, noise, from, err)) return false;
-    if (from->first < 0) sampler_start_noise(s, from->noise);
-    else sampler_start_image(s, from->z0, from->noise, from->first);
-    set_extra(g, from->extra, a);
-    if (g->params.noise_delta) noise_stream_seed(noise, g->params.noise, p->seed + g->params.noise_delta);
-    return true;
-}
+/* ---- Traces ---- */
 
 static void trace(const struct generate_picture *p, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, const void *data) {
     if (!p->trace) return;
@@ -192,52 +210,73 @@ static void trace_latents(const struct generator *g, const struct generate_pictu
 }
 
 /* As the first step sees it. The writer keeps a pointer to the ids, so they live as long as the generator. */
-static void trace_text(const struct generator *g, const struct generate_picture *p) {
+static void trace_text(const struct generator *g, const struct drawing *d) {
     const struct model *m = g->e->model;
     static const char *const names[MODEL_MAX_TEXTS] = {"token_ids", "token_ids_2"};
-    if (!p->trace) return;
+    if (!d->p->trace) return;
     size_t tokens = (size_t)g->tokens;
+    int images = d->guide.images, width = model_context_dim(m), pooled = model_pooled_dim(m);
     for (int i = 0; i < m->n_texts; i++) {
-        int32_t *ids = arena_alloc_n(g->arena, (size_t)g->images * tokens, sizeof *ids);
-        for (int k = 0; k < g->images; k++)
-            memcpy(ids + (size_t)k * tokens, g->guide.contexts[g->guide.context_of[k]].ids[i], tokens * sizeof *ids);
-        trace(p, names[i], ST_I32, 2, (int64_t[]){g->images, g->tokens}, ids);
+        int32_t *ids = arena_alloc_n(g->arena, (size_t)images * tokens, sizeof *ids);
+        for (int k = 0; k < images; k++)
+            memcpy(ids + (size_t)k * tokens, d->guide.contexts[d->guide.context_of[k]].ids[i], tokens * sizeof *ids);
+        trace(d->p, names[i], ST_I32, 2, (int64_t[]){images, g->tokens}, ids);
     }
-    trace(p, "text_embedding", ST_F32, 3, (int64_t[]){g->images, g->tokens, model_context_dim(m)}, g->context);
-    if (model_pooled_dim(m)) trace(p, "pooled_embedding", ST_F32, 2, (int64_t[]){g->images, model_pooled_dim(m)}, g->pooled);
+    trace(d->p, "text_embedding", ST_F32, 3, (int64_t[]){images, g->tokens, width}, g->context + (size_t)d->at * tokens * (size_t)width);
+    if (pooled) trace(d->p, "pooled_embedding", ST_F32, 2, (int64_t[]){images, pooled}, g->pooled + (size_t)d->at * (size_t)pooled);
 }
 
-/* One model call with guidance: the sampler's x to its prediction, both in torch's order. */
+/* ---- A batch ---- */
+
+/* One model call with guidance: every sampler's x to its prediction, in torch's order. q: what each asks, all of one step. */
 static bool predict(struct generator *g, const struct sampler_request *q, struct error *err) {
     size_t n = (size_t)latent_values(g);
     if (q->step != g->told) tell(g, q->step);
-    rows_from_chw(g, q->x, g->x);
-    for (int i = 1; i < g->images; i++) memcpy(g->x + (size_t)i * n, g->x, n * sizeof(float));
-    for (int i = 0; i < g->images; i++) g->t[i] = q->t;
+    for (int k = 0; k < g->n_now; k++)
+        for (int i = 0; i < g->now[k].guide.images; i++) {
+            size_t at = (size_t)(g->now[k].at + i);
+            rows_from_chw(g, q[k].x, g->x + at * n);
+            g->t[at] = q[k].t;
+        }
     if (!denoiser_run(g->unet, g->x, g->t, g->out, err)) return false;
     for (int i = 0; i < g->images; i++) chw_from_rows(g, g->out + (size_t)i * n, g->answers + (size_t)i * n);
-    guide_combine(&g->guide, g->answers, n, g->scratch, g->prediction);
     return true;
 }
 
-static bool sample(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress,
-                   struct sampler *s, const struct init_start *from, struct error *err) {
-    trace_latents(g, p, 0, sampler_x(s));
-    int first = from->first < 0 ? 0 : from->first, done = 0;
-    for (struct sampler_request q; sampler_next(s, &q);) {
+static void feed(struct generator *g, struct drawing *d) {
+    size_t n = (size_t)latent_values(g);
+    guide_combine(&d->guide, g->answers + (size_t)d->at * n, n, g->scratch, g->prediction);
+    sampler_feed(d->sampler, g->prediction);
+    if (d->from.mask) sampler_blend(d->sampler, d->from.z0, d->from.noise, d->from.mask);
+}
+
+static bool ask(struct generator *g, struct sampler_request *q) {
+    bool more = false;
+    for (int k = 0; k < g->n_now; k++) more = sampler_next(g->now[k].sampler, &q[k]);
+    return more;
+}
+
+static bool sample(struct generator *g, const struct generate_progress *progress, struct arena *a, struct error *err) {
+    struct sampler_request *q = arena_alloc_n(a, (size_t)g->n_now, sizeof *q);
+    int first = g->now->from.first < 0 ? 0 : g->now->from.first, done = 0;
+    for (int k = 0; k < g->n_now; k++) trace_latents(g, g->now[k].p, 0, sampler_x(g->now[k].sampler));
+    while (ask(g, q)) {
         if (os_interrupted()) return error_set(err, "Stopped before the picture was finished; nothing was written.");
-        if (!predict(g, &q, err)) return false;
-        sampler_feed(s, g->prediction);
-        if (from->mask) sampler_blend(s, from->z0, from->noise, from->mask);
+        if (!predict(g, q, err)) return false;
+        done++;
+        for (int k = 0; k < g->n_now; k++) {
+            feed(g, &g->now[k]);
+            trace_latents(g, g->now[k].p, done, sampler_x(g->now[k].sampler));
+        }
         if (!g->first_step) g->first_step = os_now_seconds() - g->created;
-        trace_latents(g, p, ++done, sampler_x(s));
-        if (progress && progress->step) progress->step(progress->ctx, q.step + 1 - first, q.n_steps - first);
+        if (progress && progress->step) progress->step(progress->ctx, q->step + 1 - first, q->n_steps - first);
     }
     return true;
 }
 
-static bool prepare(struct generator *g, const struct generate_picture *p, struct arena *a, struct error *err) {
-    int adapters = g->params.adapter ? g->params.adapter->n : 0;
+static bool make_guide(struct generator *g, struct drawing *d, struct arena *a, struct error *err) {
+    const struct generate_picture *p = d->p;
+    int adapters = n_adapters(g);
     float *strength = arena_alloc_n(a, (size_t)adapters + 1, sizeof *strength);
     for (int i = 0; i < adapters; i++) strength[i] = p->strength ? p->strength[i] : 1;
     struct guide_params gp = {.prompt = p->prompt, .negative = p->negative, .style = g->params.prompt_style, .n_steps = g->params.steps,
@@ -245,41 +284,103 @@ static bool prepare(struct generator *g, const struct generate_picture *p, struc
                               .strength = strength, .courses = p->courses, .compose = g->params.compose,
                               .every = g->params.every ? g->params.every : 5,
                               .regions = p->regions, .n_regions = p->n_regions, .n_pixels = g->lw * g->lh};
-    if (!guide_create(g->prompter, &gp, a, &g->guide, err) || !shape_unet(g, g->guide.images, g->guide.tokens, err)) return false;
-    tell(g, 0);
-    trace_text(g, p);
+    return guide_create(g->prompter, &gp, a, &d->guide, err);
+}
+
+static const float *keep(struct arena *a, const float *values, size_t n) {
+    if (!values) return NULL;
+    float *copy = arena_alloc_n(a, n, sizeof *copy);
+    memcpy(copy, values, n * sizeof *copy);
+    return copy;
+}
+
+/* The encoder's results last until its next picture. */
+static void keep_start(const struct generator *g, struct init_start *from, struct arena *a) {
+    size_t n = (size_t)latent_values(g), extra = (size_t)(g->lw * g->lh) * (size_t)model_extra_channels(g->e->model);
+    from->noise = keep(a, from->noise, n), from->z0 = keep(a, from->z0, n), from->mask = keep(a, from->mask, n);
+    from->extra = keep(a, from->extra, extra);
+}
+
+/* The sampler at its start, and the stream where the steps' noise begins. */
+static bool start(struct generator *g, struct drawing *d, struct arena *a, struct error *err) {
+    struct sampler_params sp = {.schedule = g->schedule, .n_steps = g->params.steps, .n_images = 1,
+                                .image_floats = (size_t)latent_values(g), .noises = &d->noise, .n_noises = 1,
+                                .has_eta = g->params.has_eta, .eta = g->params.eta};
+    if (!(d->sampler = sampler_create(g->params.sampler, &sp, err))) return false;
+    noise_stream_seed(&d->noise, g->params.noise, d->p->seed);
+    if (!init_encoder_start(g->init, d->p->init, g->params.steps, &d->noise, &d->from, err)) return false;
+    keep_start(g, &d->from, a);
+    if (d->from.first < 0) sampler_start_noise(d->sampler, d->from.noise);
+    else sampler_start_image(d->sampler, d->from.z0, d->from.noise, d->from.first);
+    if (g->params.noise_delta) noise_stream_seed(&d->noise, g->params.noise, d->p->seed + g->params.noise_delta);
     return true;
 }
 
 static bool decode(struct generator *g, const struct generate_picture *p, uint8_t *rgb, struct arena *a, struct error *err) {
-    rows_from_chw(g, g->latents, g->x);
+    float *rows = arena_alloc_n(a, (size_t)latent_values(g), sizeof *rows);
     float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
-    if (!open_vae(g, err) || !vae_session_decode(g->vae, g->x, rgb, raw, err)) return false;
+    rows_from_chw(g, g->latents, rows);
+    if (!open_vae(g, err) || !vae_session_decode(g->vae, rows, rgb, raw, err)) return false;
     trace(p, "image", ST_F32, 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
     return true;
 }
 
-static bool draw(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
-                 struct arena *a, struct error *err) {
-    struct noise_stream noise;
-    struct init_start from;
-    struct sampler_params sp = {.schedule = g->schedule, .n_steps = g->params.steps, .n_images = 1,
-                                .image_floats = (size_t)latent_values(g), .noises = &noise, .n_noises = 1,
-                                .has_eta = g->params.has_eta, .eta = g->params.eta};
-    struct sampler *s = sampler_create(g->params.sampler, &sp, err);
-    if (!s) return false;
-    bool ok = start(g, p, s, &noise, &from, a, err) && sample(g, p, progress, s, &from, err);
-    if (ok) memcpy(g->latents, sampler_x(s), (size_t)latent_values(g) * sizeof *g->latents);
-    sampler_destroy(&s);
-    return ok && (!rgb || decode(g, p, rgb, a, err));
+static bool finish(struct generator *g, uint8_t *const *rgb, struct arena *a, struct error *err) {
+    for (int k = 0; k < g->n_now; k++) {
+        memcpy(g->latents, sampler_x(g->now[k].sampler), (size_t)latent_values(g) * sizeof *g->latents);
+        if (rgb[k] && !decode(g, g->now[k].p, rgb[k], a, err)) return false;
+    }
+    return true;
+}
+
+/* Pictures whose guides have equally many tokens. Encoding comes before the UNet takes its memory. */
+static bool run_together(struct generator *g, const struct generate_progress *progress, uint8_t *const *rgb, struct arena *a,
+                         struct error *err) {
+    int images = 0;
+    bool ok = true;
+    if (g->in_turn) vae_session_destroy(&g->vae);
+    for (int k = 0; k < g->n_now; k++) {
+        g->now[k].at = images, images += g->now[k].guide.images;
+        ok = ok && start(g, &g->now[k], a, err);
+        assert(!ok || g->now[k].from.first == g->now->from.first);
+    }
+    init_encoder_rest(g->init);
+    ok = ok && shape_unet(g, images, g->now->guide.tokens, err);
+    if (ok) {
+        tell(g, 0);
+        set_extra(g, a);
+        for (int k = 0; k < g->n_now; k++) trace_text(g, &g->now[k]);
+        ok = sample(g, progress, a, err) && finish(g, rgb, a, err);
+    }
+    for (int k = 0; k < g->n_now; k++) sampler_destroy(&g->now[k].sampler);
+    return ok;
+}
+
+bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,
+                         uint8_t *const *rgb, struct error *err) {
+    struct arena *a = arena_create(g->arena);
+    struct drawing *all = arena_alloc_n(a, (size_t)n, sizeof *all);
+    uint8_t **dst = arena_alloc_n(a, (size_t)n, sizeof *dst);
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++) {
+        all[i].p = &pictures[i];
+        ok = make_guide(g, &all[i], a, err);
+    }
+    g->now = arena_alloc_n(a, (size_t)n, sizeof *g->now);
+    for (int first = 0; ok && first < n;) {
+        int tokens = all[first].guide.tokens;
+        g->n_now = 0;
+        for (; first < n && all[first].guide.tokens == tokens; first++) g->now[g->n_now] = all[first], dst[g->n_now++] = rgb[first];
+        ok = run_together(g, progress, dst, a, err);
+    }
+    g->now = NULL, g->n_now = 0;
+    arena_destroy(&a);
+    return ok;
 }
 
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                    struct error *err) {
-    struct arena *a = arena_create(g->arena);
-    bool ok = prepare(g, p, a, err) && draw(g, p, progress, rgb, a, err);
-    arena_destroy(&a);
-    return ok;
+    return generator_run_batch(g, p, 1, progress, &rgb, err);
 }
 
 const float *generator_latents(const struct generator *g) { return g->latents; }

@@ -21,6 +21,7 @@ struct generate_params {
     const struct embedding_list *words; /* learnt words; NULL: none */
     enum guide_compose compose;
     int every;                          /* compose switch: steps between changes; 0: 5 */
+    int batch; /* pictures at once, for generate_memory_plan; 0: 1 */
 };
 struct generate_picture {
     const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */
@@ -44,13 +45,19 @@ void generator_destroy(struct generator **g);
 /* rgb [h][w][3], or NULL: latents alone. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                    struct error *err);
-/* Result of the last run as the UNet knows latents, [channels][h/f][w/f]. */
+/* n pictures at once, every one with its own prompts, seed and strengths; rgb[n], each as above. Their init images, if any, are
+ * given to all, with one strength. Neighbours whose prompts have different lengths are drawn in turn. Each picture is the one that
+ * generator_run draws alone with only its LoRAs: the same bytes on the CPU device, elsewhere wherever kernels do not add in another
+ * order at another size. */
+bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,
+                         uint8_t *const *rgb, struct error *err);
+/* Result of the last run, of a batch the last picture's, as the UNet knows latents, [channels][h/f][w/f]. */
 const float *generator_latents(const struct generator *g);
 int generator_steps(const struct generator *g);
 /* Seconds from generator_create to the end of the first step. */
 double generator_first_step_seconds(const struct generator *g);
 
-/* What drawing would take, phase by phase; nothing is loaded. */
+/* What drawing p->batch pictures at once would take, phase by phase; nothing is loaded. */
 struct generate_memory {
     int64_t text_bytes;  /* all text encoders; where they do not fit together, one after the other */
     int64_t adapter_bytes;
@@ -59,4 +66,6 @@ struct generate_memory {
     bool f32_possible, in_turn; /* in_turn: UNet and VAE are not there at the same time */
     int64_t peak_bytes, device_bytes;
 };
+/* The most pictures, up to `most`, whose UNet fits at once with all its weights on the device; at least 1. */
+int generate_batch_fit(struct engine *e, const struct generate_params *p, int most);
 bool generate_memory_plan(struct engine *e, const struct generate_params *p, struct generate_memory *out, struct error *err);

@@ -17,6 +17,7 @@ struct init_encoder {
     struct engine *e;
     int w, h, factor, pixels, channels, n_extra; /* pixels: of the latents */
     struct encoded picture, masked;
+    struct vae_session *vae; /* between the first start and rest */
     float *room;                   /* [h][w][3] */
     float *noise, *z0, *hidden, *mask; /* [channels][pixels]; hidden: the masked picture's */
     float *extra;
@@ -48,22 +49,23 @@ struct init_encoder *init_encoder_create(struct engine *e, int w, int h) {
 
 void init_encoder_destroy(struct init_encoder **p) {
     if (!*p) return;
+    init_encoder_rest(*p);
     struct arena *a = (*p)->arena;
     arena_destroy(&a);
     *p = NULL;
 }
 
-/* s->room into moments, unless that is what they hold. The program goes again at once: it is large, and a run rarely
- * has more than one picture to encode. */
+void init_encoder_rest(struct init_encoder *s) { vae_session_destroy(&s->vae); }
+
+/* s->room into moments, unless that is what they hold. */
 static bool encode(struct init_encoder *s, struct encoded *to, struct error *err) {
     size_t bytes = (size_t)s->w * (size_t)s->h * 3 * sizeof(float);
     if (to->known && !memcmp(to->values, s->room, bytes)) return true;
     to->known = false;
-    struct vae_session *vae = vae_session_create(s->e, true, 1, s->w, s->h, err);
-    bool ok = vae && vae_session_encode_values(vae, s->room, to->moments, err);
-    vae_session_destroy(&vae);
-    if (ok) memcpy(to->values, s->room, bytes);
-    return to->known = ok;
+    if (!s->vae && !(s->vae = vae_session_create(s->e, true, 1, s->w, s->h, err))) return false;
+    if (!vae_session_encode_values(s->vae, s->room, to->moments, err)) return false;
+    memcpy(to->values, s->room, bytes);
+    return to->known = true;
 }
 
 /* Draws from the posterior that the moments describe. */

@@ -30,3 +30,5 @@ struct init_start {
 /* im NULL: from noise. Advances the stream as the reference pipeline does. */
 bool init_encoder_start(struct init_encoder *s, const struct init_image *im, int n_steps, struct noise_stream *noise,
                         struct init_start *out, struct error *err);
+/* Frees the device from the encoder after one or more starts; the next one loads it again. */
+void init_encoder_rest(struct init_encoder *s);
