@@ -49,7 +49,7 @@ struct merging {
     struct arena *arena;
     struct use *uses; /* by layer, then in the order of the files */
     int n;
-    int rank;         /* asked for, or the largest in the files */
+    int rank;         /* asked for, or the largest in the files; 0: whatever is needed */
     struct rng rng;
     struct lora_merge_result *result;
     struct st_writer *writer;
@@ -92,7 +92,7 @@ static bool collect(struct merging *m, struct error *e) {
             if (!add_use(m, f, module, e)) return error_prefix(e, "%s", TEXT_SHOW(p->files[f]->given));
             if (module->rank > largest) largest = module->rank;
         }
-    m->rank = p->rank ? p->rank : largest;
+    m->rank = p->rank ? p->rank : p->method->whole ? 0 : largest;
     if (!m->n)
         return error_set(e, "The files change no layer that a LoRA could hold; use merge-into to bake them into a model.");
     qsort(m->uses, (size_t)m->n, sizeof *m->uses, by_layer);
@@ -152,6 +152,11 @@ static bool put(struct merging *m, const struct lora_module *from, int rank, con
     return true;
 }
 
+static bool map_rows(const struct merging *m, const struct use *u, float *rows, size_t n, struct error *e) {
+    const struct lora_merge_maps *maps = m->p->maps;
+    return !maps || maps->apply(maps->ctx, u->file, u->module, rows, n, e);
+}
+
 /* All factors side by side: down[taps][rank][in], up[out][rank] with scale and weight in it. */
 static bool join(const struct merging *m, const struct use *u, int n, int rank, float *down, float *up, struct error *e) {
     struct shape s = u->module->target->weight;
@@ -163,7 +168,8 @@ static bool join(const struct merging *m, const struct use *u, int n, int rank, 
         size_t r = (size_t)module->rank;
         float *d = arena_alloc_n(scratch, taps * r * in, sizeof *d), *p = arena_alloc_n(scratch, out * r, sizeof *p);
         float factor = module->scale * m->p->weights[u[k].file];
-        ok = lora_module_read(module, d, p, e) || error_prefix(e, "%s", TEXT_SHOW(module->name));
+        ok = (lora_module_read(module, d, p, e) && map_rows(m, &u[k], d, taps * r, e)) ||
+             error_prefix(e, "%s", TEXT_SHOW(module->name));
         for (size_t t = 0; t < taps; t++) memcpy(down + (t * (size_t)rank + at) * in, d + t * r * in, r * in * sizeof *d);
         for (size_t o = 0; o < out; o++)
             for (size_t i = 0; i < r; i++) up[o * (size_t)rank + at + i] = factor * p[o * r + i];
@@ -180,7 +186,9 @@ static bool combine(struct merging *m, const struct use *u, int n, float *dst, s
     float **deltas = arena_alloc_n(a, (size_t)n, sizeof *deltas), *weights = arena_alloc_n(a, (size_t)n, sizeof *weights);
     float *rows = arena_alloc_n(a, all, sizeof *rows);
     for (int k = 0; k < n; k++) {
-        if (!lora_module_delta(u[k].module, m->p->base[u[k].module->part], rows, NULL, e)) return false;
+        if (!lora_module_delta(u[k].module, m->p->base[u[k].module->part], rows, NULL, e) ||
+            !map_rows(m, &u[k], rows, taps * out, e))
+            return false;
         deltas[k] = arena_alloc_n(a, all, sizeof **deltas);
         lora_dense_taps_last(deltas[k], rows, out, in, taps);
         weights[k] = m->p->weights[u[k].file];
@@ -251,9 +259,10 @@ static bool save(struct merging *m, const char *out, struct error *e) {
         of = arena_printf(m->arena, "%s%s%s:%.6g", of, f ? ", " : "", path_stem(m->arena, path_base(p->files[f]->given)),
                           (double)p->weights[f]);
     char *how = arena_printf(m->arena, "atelier merge --method %s", p->method->name);
-    if (p->method->takes_rank) how = arena_printf(m->arena, "%s --rank %d", how, m->rank);
+    if (m->rank && p->method->takes_rank) how = arena_printf(m->arena, "%s --rank %d", how, m->rank);
     if (p->method->takes_density) how = arena_printf(m->arena, "%s --density %.9g", how, p->density > 0 ? p->density : 0.5);
     if (p->method->takes_seed) how = arena_printf(m->arena, "%s --seed %llu", how, (unsigned long long)p->seed);
+    if (p->settings) how = arena_printf(m->arena, "%s %s", how, p->settings);
     const struct lora_save_meta meta[] = {{"ss_training_comment", how}, {"atelier.merged_from", of}};
     int rank = m->result->rank_min == m->result->rank_max ? m->result->rank_max : 0;
     return lora_save_metadata(m->writer, meta, 2, rank, (float)rank, e) && st_writer_save(m->writer, out, e);

@@ -25,6 +25,7 @@ struct lora_merger {
     const char *about;
     bool joins;       /* factors side by side, as they are; nothing but low-rank kinds */
     bool takes_rank;  /* the result is cut to a rank; otherwise it is exact */
+    bool whole;       /* with takes_rank: exact, too, unless a rank is asked for */
     bool takes_density, takes_seed;
     bool needs_shared; /* makes no sense for files without a common layer */
     /* dst[n_numbers]. NULL: the weighted sum, which need not become dense where all factors are thin. */
@@ -32,6 +33,14 @@ struct lora_merger {
 };
 const struct lora_merger *lora_merger_find(const char *name); /* NULL: unknown */
 const struct lora_merger *lora_merger_at(int i);              /* NULL past the last */
+
+/* What methods that watch the model at work (train/merger.h) make of the layers: the change is the sum of
+ * weight * dW_k * M_k, with a matrix M_k [in][in] per layer and file. */
+struct lora_merge_maps {
+    /* rows[n][in] become rows * M_k; all files of a layer one after the other. False with a sentence. */
+    bool (*apply)(void *ctx, int file, const struct lora_module *m, float *rows, size_t n, struct error *e);
+    void *ctx;
+};
 
 struct lora_merge_params {
     const struct lora_merger *method;
@@ -43,6 +52,8 @@ struct lora_merge_params {
     double density; /* share of the numbers kept, 0..1; 0: 0.5 */
     uint64_t seed;
     enum st_dtype dtype; /* of the file: f32, f16 or bf16 */
+    const struct lora_merge_maps *maps; /* NULL: every M_k is the identity */
+    const char *settings; /* more of what made the result, for the metadata; NULL: nothing */
     bool partial;   /* leave out what a LoRA cannot hold, changes of biases and norms */
 };
 struct lora_merge_result {

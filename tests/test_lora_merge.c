@@ -246,6 +246,54 @@ static void test_other_kinds(void **state) {
     assert_non_null(strstr(e.text, "--method sum"));
 }
 
+/* Another matrix for every file: 1 + 0.3 (file + 1) beside the diagonal. */
+static bool map_rows(void *ctx, int file, const struct lora_module *m, float *rows, size_t n, struct error *e) {
+    size_t in = (size_t)m->target->weight.c;
+    int *calls = ctx;
+    ++*calls;
+    for (size_t r = 0; r < n; r++, rows += in)
+        for (size_t i = in; i-- > 0;) rows[i] += i ? 0.3f * (float)(file + 1) * rows[i - 1] : 0;
+    return file < 2 || error_set(e, "a third file");
+}
+
+/* What a map does to factors it does to changes: of LoRA with LoRA, and of a kind without thin factors. */
+static void test_maps(void **state) {
+    static const struct lora_merger learnt = {.name = "learnt", .takes_rank = true, .whole = true};
+    const char *const others[] = {pair[0], DATA "kinds/loha.safetensors"};
+    static const float weights[] = {0.8f, -0.6f};
+    for (int c = 0; c < 2; c++) {
+        struct error e = {0};
+        struct lora_merge_result r;
+        int calls = 0;
+        struct lora_file *in[] = {must_open(pair[0]), must_open(c ? others[1] : pair[1])};
+        struct lora_merge_maps maps = {map_rows, &calls};
+        struct lora_merge_params p = {.method = &learnt, .files = in, .weights = weights, .n = 2, .dtype = ST_F32, .maps = &maps,
+                                      .settings = "--steps 3"};
+        if (!lora_merge(&p, model.keys, scratch_path("mapped.safetensors"), &r, &e)) fail_msg("%s", e.text);
+        assert_int_equal(calls, in[0]->n_modules + in[1]->n_modules);
+        if (!c) assert_int_equal(r.rank_max, 7);
+        struct lora_file *f = must_open(scratch_path("mapped.safetensors"));
+        assert_string_equal(st_meta_find(f->file, "ss_training_comment"), "atelier merge --method learnt --steps 3");
+        for (int i = 0; i < f->n_modules; i++) {
+            const struct nn_target *t = f->modules[i].target;
+            size_t n = (size_t)shape_elems(t->weight);
+            float *sum = arena_alloc_n(model.arena, n, sizeof *sum), *one = arena_alloc_n(model.arena, n, sizeof *one);
+            double size = 0;
+            for (int k = 0; k < 2; k++)
+                for (int j = 0; j < in[k]->n_modules; j++) {
+                    if (in[k]->modules[j].target != t) continue;
+                    assert_true(lora_module_delta(&in[k]->modules[j], NULL, one, NULL, &e));
+                    map_rows(&calls, k, &in[k]->modules[j], one, n / (size_t)t->weight.c, &e);
+                    for (size_t x = 0; x < n; x++) sum[x] += weights[k] * one[x];
+                }
+            assert_true(lora_module_delta(&f->modules[i], NULL, one, NULL, &e));
+            for (size_t x = 0; x < n; x++) size = fmax(size, fabsf(sum[x]));
+            for (size_t x = 0; x < n; x++) assert_true(fabsf(sum[x] - one[x]) <= 2e-6 * size);
+        }
+        lora_file_close(&in[0]), lora_file_close(&in[1]), lora_file_close(&f);
+    }
+}
+
 static void test_resize(void **state) {
     static const struct { struct lora_rank_rule rule; const char *golden; } rows[] = {
         {{LORA_RANK_FIXED, 0, CUT}, "resize"}, {{LORA_RANK_FRO, 0.8, 0}, "resize-fro"}};
@@ -285,7 +333,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense),       cmocka_unit_test(test_product),    cmocka_unit_test(test_rank_rules),
         cmocka_unit_test(test_goldens),     cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_other_kinds),
-        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_resize),     cmocka_unit_test(test_maps),
     };
     lora_test_model_mini(&model, "mini-sd1");
     int failed = cmocka_run_group_tests(tests, scratch_make, scratch_drop);
