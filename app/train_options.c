@@ -36,6 +36,8 @@ static const struct option rows[] = {
     {"bucket-max", OPTION_INT, FIELD(bucket_max), "N", "longest side in pixels (1024, or twice --resolution)", 8, 16384},
     {"bucket-step", OPTION_INT, FIELD(bucket_step), "N", "sides are multiples of this (64)", 8, 1024},
     {"bucket-no-upscale", OPTION_FLAG, FIELD(bucket_no_upscale), NULL, "small pictures are not enlarged"},
+    {"min-timestep", OPTION_INT, FIELD(min_timestep), "N", "draw no times (0: hardly any noise) below this (0)", 0, 100000},
+    {"max-timestep", OPTION_INT, FIELD(max_timestep), "N", "draw only times below this (1000, the model's number): a LoRA that learns\nlate steps alone changes how things look, not where they are", 0, 100000},
     {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
     {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL, "a caption's comma-separated tags in another order each time; the text\nencoder then stays on the device"},
@@ -75,6 +77,7 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->captions = (struct caption_params){o->shuffle_captions, o->keep_tokens, (float)o->tag_dropout};
     p->buckets = (struct bucket_params){.on = o->buckets, .min = o->bucket_min, .max = o->bucket_max, .step = o->bucket_step,
                                         .no_upscale = o->bucket_no_upscale};
+    p->min_timestep = o->min_timestep, p->max_timestep = o->max_timestep;
     p->max_weight_norm = (float)o->scale_weight_norms;
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
@@ -111,6 +114,10 @@ void train_method_print(const struct train_params *p) {
     if (p->rslora) printf("scale       alpha/sqrt(rank)\n");
     if (p->weighting == TARGET_WEIGHT_MIN_SNR) printf("loss        min-SNR, gamma %g\n", (double)p->snr_gamma);
     if (p->weighting == TARGET_WEIGHT_DEBIASED) printf("loss        debiased estimation\n");
+    if (p->min_timestep || p->max_timestep) {
+        printf("times       from %d", p->min_timestep);
+        printf(p->max_timestep ? " to below %d\n" : "\n", p->max_timestep);
+    }
     print_noise(&p->noise);
     if (p->masks) printf("loss        masked by the pictures in %s\n", p->masks);
     if (p->flip) printf("pictures    half of them mirrored\n");

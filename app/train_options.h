@@ -14,7 +14,7 @@ struct train_method_options {
     bool flip, noise_offset_random, input_perturbation_random;
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;
-    int pyramid_iterations;
+    int pyramid_iterations, min_timestep, max_timestep;
     double scale_weight_norms;
     const char *masks, *tensorboard, *plot;
     const char *optimizer, *blocks, *block_rank;

@@ -122,6 +122,31 @@ static void test_tags(void **state) {
     runs_refused(&still, "--keep-tokens");
 }
 
+/* --- times ---------------------------------------------------------------------------------------------- */
+
+/* Every drawn time lies in the range; all of a narrow one occur. */
+static void test_times(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("times");
+    bool seen[4] = {0};
+    p.min_timestep = 500, p.max_timestep = 504;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    for (int i = 0; i < 40; i++) {
+        assert_true(train_batch_draw(t, 1, &e));
+        for (int b = 0; b < p.batch; b++) {
+            assert_true(t->batch_t[b] >= 500 && t->batch_t[b] < 504);
+            seen[(int)t->batch_t[b] - 500] = true;
+        }
+    }
+    trainer_destroy(&t);
+    for (int i = 0; i < 4; i++) assert_true(seen[i]);
+    p = runs_params("times2"), p.min_timestep = 700, p.max_timestep = 700;
+    runs_refused(&p, "--max-timestep");
+    p = runs_params("times3"), p.max_timestep = 1001;
+    runs_refused(&p, "0 to 999");
+}
+
 /* --- pictures ------------------------------------------------------------------------------------------- */
 
 static void set_flip(struct train_params *p) { p->flip = true; }
@@ -525,7 +550,7 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_buckets), cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_times), cmocka_unit_test(test_buckets), cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
         cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_weight_norms), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),

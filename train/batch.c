@@ -101,6 +101,7 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     const struct train_params *p = &t->params;
     uint32_t pictures[64];
     int batch = p->batch, real = next_batch(t, pictures), n = t->lw * t->lh * t->channels;
+    int last = p->max_timestep ? p->max_timestep : t->schedule->n_train;
     size_t all = (size_t)batch * (size_t)n, each = (size_t)(t->lw * t->lh);
     if (!train_tape_open(t, err)) return false;
     rng_randn(&t->rng, t->noise, all);
@@ -115,7 +116,7 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
     const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
-        int time = (int)rng_randint(&t->rng, (uint32_t)t->schedule->n_train);
+        int time = p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
         t->batch_t[b] = (float)time;
         t->batch_seed[b] = b < real ? target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(real * accumulate) : 0;
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);

@@ -74,6 +74,8 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     add_noise(&l, p);
     add_optimiser(&l, p);
     add_schedule(&l, &p->schedule);
+    if (p->min_timestep) add(&l, "ss_min_timestep", arena_printf(a, "%d", p->min_timestep));
+    if (p->max_timestep) add(&l, "ss_max_timestep", arena_printf(a, "%d", p->max_timestep));
     add(&l, "ss_blocks", p->blocks ? p->blocks : "None");
     add(&l, "ss_block_ranks", p->block_ranks ? p->block_ranks : "None");
     flag(&l, "ss_rslora", p->rslora);

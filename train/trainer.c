@@ -45,6 +45,13 @@ static bool check_params(const struct train_params *p, struct error *err) {
     return true;
 }
 
+static bool check_times(const struct trainer *t, struct error *err) {
+    int first = t->params.min_timestep, end = t->params.max_timestep, n = t->schedule->n_train;
+    if (first >= 0 && end <= n && first < (end ? end : n)) return true;
+    return error_set(err, "--min-timestep %d and --max-timestep %d leave no times: this model has 0 to %d, and the first must be below the second.",
+                     first, end ? end : n, n - 1);
+}
+
 static bool choose_size(struct trainer *t, struct error *err) {
     const struct model *m = t->e->model;
     int f = vae_config_factor(&m->vae);
@@ -118,7 +125,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
     if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
-    if (!(t->schedule = schedule_create(&e->model->schedule, err))) goto fail;
+    if (!(t->schedule = schedule_create(&e->model->schedule, err)) || !check_times(t, err)) goto fail;
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
     t->plan.flops_per_step = gpu_graph_flops(t->tape->g) * t->params.accumulate;

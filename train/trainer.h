@@ -30,6 +30,7 @@ struct train_params {
     bool train_text_encoder;
     enum target_weighting weighting;
     float snr_gamma;
+    int min_timestep, max_timestep; /* times drawn: from the first to below the second; 0: all. kohya */
     struct bucket_params buckets;
     struct noise_params noise;
     struct lora_dropout dropout;
