@@ -5,6 +5,7 @@
 #include "app/commands.h"
 #include "app/common.h"
 #include "app/train_options.h"
+#include "app/train_recipe.h"
 #include "base/log.h"
 #include "base/os.h"
 #include "base/text.h"
@@ -29,7 +30,7 @@ static const struct option rows[] = {
     {"steps", OPTION_INT, FIELD(steps), "N", "training steps", 1, 10000000},
     {"batch", OPTION_INT, FIELD(batch), "N", "pictures per step", 1, 64},
     {"accumulate", OPTION_INT, FIELD(accumulate), "N", "batches whose gradients are added up for one step", 1, 1024},
-    {"rank", OPTION_INT, FIELD(rank), "N", "size of the LoRA", 1, 1024},
+    {"rank", OPTION_INT, FIELD(rank), "N", "size of the LoRA; 0 leaves it to a recipe that knows", 0, 1024},
     {"alpha", OPTION_NUMBER, FIELD(alpha), "X", "scale: the LoRA counts alpha/rank; 0 means as much as rank", 0, 100000},
     {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp or all", .choices = "attn|attn-mlp|all"},
     {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
@@ -96,7 +97,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     for (int i = 0; i < p->n_buckets; i++)
         printf("%s%dx%d of %d", i ? ", " : "buckets     ", p->buckets[i].w, p->buckets[i].h, p->buckets[i].n_pictures);
     if (p->n_buckets) printf("\n");
-    printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", o->rank, p->n_layers, o->targets, (long long)p->n_params);
+    printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
@@ -141,7 +142,7 @@ static bool train(struct trainer *t, const struct train_options *o, double start
     char time[COMMON_BYTES_TEXT];
     common_seconds_text(os_now_seconds() - started, time);
     if (finished) {
-        printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, o->rank, o->steps, time);
+        printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, trainer_plan(t).rank, o->steps, time);
         return true;
     }
     struct arena *a = arena_create(NULL);
@@ -156,9 +157,11 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     struct train_params params = train_params_default();
     struct train_options o = default_options(&params);
     struct train_method_options method = train_method_defaults(&params);
+    struct train_recipe_options recipe = train_recipe_defaults(&params);
     struct option_command cmd = {.usage = "train --model DIR --data DIR --out FILE.safetensors [options]",
                                  .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the same bytes.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, train_method_table(&method), common_table(&common), common_files_table(&common.files)}, .n_tables = 4};
+                                 .tables = {{OPTION_ROWS(rows), &o}, train_recipe_table(&recipe), train_method_table(&method), common_table(&common),
+                                            common_files_table(&common.files)}, .n_tables = 5};
     struct option_result given;
     struct engine *engine = NULL;
     struct trainer *t = NULL;
@@ -167,11 +170,13 @@ bool cmd_train(int argc, char **argv, struct error *e) {
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = params_from(&o, &params, e) && train_method_apply(&method, &params, a, e) &&
+        ok = train_recipe_preset(&recipe, &cmd, &given, a, e) && params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) &&
+             train_method_apply(&method, &params, a, e) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {
             struct train_plan plan = trainer_plan(t);
+            train_recipe_print(&recipe, &cmd, &given);
             print_plan(&plan, &o);
             train_method_print(&params);
         }

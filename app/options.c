@@ -1,5 +1,6 @@
 #include "app/options.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -252,6 +253,14 @@ bool option_parse(const struct option_command *cmd, int argc, char **argv, struc
     for (int i = 0; i < n; i++)
         if (!set_value(a, settings[i].f.row, settings[i].f.field, settings[i].text, e)) return false;
     return check_required(cmd, out, e);
+}
+
+bool option_preset(const struct option_command *cmd, const struct option_result *r, const char *name, const char *text, struct arena *a,
+                   struct error *e) {
+    struct found f;
+    bool known = find(cmd, name, strlen(name), &f);
+    assert(known);
+    return r->given[f.index] || set_value(a, f.row, f.field, text, e);
 }
 
 bool option_given(const struct option_command *cmd, const struct option_result *r, const char *name) {

@@ -20,7 +20,7 @@ struct folder {
 struct scan {
     struct arena *a;
     struct dataset *d;
-    const char *default_caption;
+    const char *caption, *default_caption;
     size_t room, n_bare;
     const char *first_bare; /* a picture without a caption */
     struct error *e;
@@ -73,7 +73,10 @@ static bool caption_file(struct arena *a, const char *picture, const char **out,
 static bool add(struct scan *s, const struct folder *f, const char *path) {
     struct dataset *d = s->d;
     struct dataset_sample t = {.path = path, .folder = f->name, .repeats = f->repeats};
-    if (!caption_file(s->a, path, &t.caption, s->e)) return false;
+    if (s->caption) {
+        t.caption = s->caption;
+        t.caption_from = DATASET_CAPTION_DEFAULT;
+    } else if (!caption_file(s->a, path, &t.caption, s->e)) return false;
     if (!t.caption && f->words) {
         t.caption = f->words;
         t.caption_from = DATASET_CAPTION_FOLDER;
@@ -130,7 +133,7 @@ bool dataset_scan(struct arena *a, const struct dataset_params *p, struct datase
                                                    : "there is no folder '%s'", dir);
     if (p->default_caption && !text_utf8_valid(p->default_caption, strlen(p->default_caption)))
         return error_set(e, "the default caption is not UTF-8 text");
-    struct scan s = {.a = a, .d = out, .default_caption = p->default_caption, .e = e};
+    struct scan s = {.a = a, .d = out, .caption = p->caption, .default_caption = p->default_caption, .e = e};
     struct folder top = {.path = p->dir, .name = path_base(os_path_real(a, p->dir)), .repeats = 1};
     read_folder_name(&top);
     if (!walk(&s, &top)) return false;

@@ -32,6 +32,7 @@ struct dataset {
 
 struct dataset_params {
     const char *dir;
+    const char *caption;         /* of every picture, whatever stands beside it; NULL = their own */
     const char *default_caption; /* for pictures without any other; NULL = that is an error */
 };
 

@@ -71,6 +71,7 @@ static void add_optimiser(struct list *l, const struct train_params *p) {
 
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out) {
     struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
+    add(&l, "ss_recipe", p->recipe ? p->recipe : "None");
     add_noise(&l, p);
     add_optimiser(&l, p);
     add_schedule(&l, &p->schedule);

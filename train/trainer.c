@@ -7,12 +7,14 @@
 
 #include "base/log.h"
 #include "base/os.h"
+#include "train/recipe.h"
 #include "train/trainer_priv.h"
 
 struct train_params train_params_default(void) {
     return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .optimiser = {.weight_decay = 1e-2f, .max_grad_norm = 1},
                                  .schedule = {.kind = TRAIN_COSINE}, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
-                                 .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
+                                 .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .class_count = 100, .prior_weight = 1,
+                                 .sample_steps = 20, .sample_cfg = 4, .half = true};
 }
 
 static bool check_params(const struct train_params *p, struct error *err) {
@@ -73,7 +75,7 @@ static void choose_loss_scale(struct trainer *t) {
 }
 
 static bool scan(struct trainer *t, struct error *err) {
-    struct dataset_params dp = {t->params.data, t->params.caption};
+    struct dataset_params dp = {t->params.data, t->params.instance_prompt, t->params.caption};
     if (!dataset_scan(t->arena, &dp, &t->data, err) || !dataset_probe(&t->data, err)) return false;
     t->plan.n_pictures = t->data.n;
     t->plan.n_per_epoch = t->data.n_per_epoch;
@@ -112,10 +114,19 @@ static bool can_write(const char *out, struct error *err) {
     return true;
 }
 
-struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err) {
+static bool prepare_recipe(struct trainer *t, struct error *err) {
+    const struct recipe *r = t->params.recipe ? recipe_find(t->params.recipe, err) : NULL;
+    if (t->params.recipe && !r) return false;
+    return !r || !r->prepare || r->prepare(&t->params, t->e->model, err);
+}
+
+struct trainer *trainer_create(struct engine *e, const struct train_params *given, bool plan_only, struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct trainer *t = arena_alloc(a, sizeof *t);
-    t->arena = a, t->e = e, t->params = *p;
+    const struct train_params *p = &t->params;
+    t->arena = a, t->e = e, t->params = *given;
+    if (!prepare_recipe(t, err)) goto fail;
+    t->plan.rank = p->rank;
     t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions);
     t->alpha_is_rank = !t->params.alpha;
     if (t->alpha_is_rank) t->params.alpha = (float)t->params.rank;

@@ -16,7 +16,13 @@ enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
 
 struct train_params {
     const char *data, *out; /* folder, LoRA file */
+    const char *recipe;     /* of train/recipe.h; NULL: none */
     const char *caption;    /* for pictures without one; NULL: they are an error */
+    const char *instance_prompt; /* of every picture, whatever stands beside it; NULL: its own caption */
+    const char *class_prompt;    /* prior preservation: what the subject is one of; NULL: class_data's own captions */
+    const char *class_data;      /* folder of pictures of the class; NULL: one beside `out`. Missing ones are drawn into it */
+    int class_count;
+    float prior_weight; /* of the class's loss beside the subject's; 0: no prior preservation */
     int steps, rank, batch, accumulate, resolution; /* resolution 0: the model's own */
     float alpha;            /* 0: rank */
     float lr;               /* 0: the optimiser's own */
@@ -63,7 +69,7 @@ struct train_plan_bucket {
 struct train_plan {
     size_t n_pictures, n_per_epoch;
     size_t n_from[DATASET_CAPTION_KINDS];
-    int n_layers;
+    int rank, n_layers;
     int64_t n_params;
     int64_t unet_bytes, vae_bytes, text_bytes;          /* weights on the device */
     int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
