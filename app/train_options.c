@@ -28,6 +28,10 @@ static const struct option rows[] = {
     {"prodigy-safeguard", OPTION_FLAG, FIELD(prodigy_safeguard), NULL, "Prodigy's estimate leaves the warm-up out"},
     {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL, "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
     {"adafactor-scale", OPTION_FLAG, FIELD(adafactor_scale), NULL, "Adafactor's rate times the size of the weights"},
+    {"loss", OPTION_CHOICE, FIELD(loss), "NAME", "l2 (squared error), l1, huber or smooth-l1: pictures that stand out\npull less", .choices = "l2|l1|huber|smooth-l1"},
+    {"huber-c", OPTION_NUMBER, FIELD(huber_c), "X", "error from which on huber and smooth-l1 grow straight (0.1)", 0, 1000},
+    {"huber-schedule", OPTION_CHOICE, FIELD(huber_schedule), "NAME", "how that c changes with the time: snr, exponential or constant (snr)",
+     .choices = "snr|exponential|constant"},
     {"tensorboard", OPTION_TEXT, FIELD(tensorboard), "DIR", "write loss and learning rate for TensorBoard into this folder"},
     {"plot", OPTION_TEXT, FIELD(plot), "FILE.png", "draw loss and learning rate at the end (beside --log, if that is given)"},
     {"masks", OPTION_TEXT, FIELD(masks), "DIR", "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
@@ -58,7 +62,7 @@ static const struct option rows[] = {
 };
 
 struct train_method_options train_method_defaults(const struct train_params *p) {
-    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw"};
+    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw", .loss = "l2"};
 }
 
 struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
@@ -85,7 +89,11 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
                                      .offset_random = o->noise_offset_random, .pyramid_iterations = o->pyramid_iterations,
                                      .pyramid_discount = (float)o->pyramid_discount, .perturbation = (float)o->input_perturbation,
                                      .perturbation_random = o->input_perturbation_random};
-    return true;
+    p->loss.c = (float)o->huber_c;
+    if (o->huber_schedule && strcmp(o->loss, "huber") && strcmp(o->loss, "smooth-l1"))
+        return error_set(e, "--huber-schedule belongs to --loss huber or smooth-l1.");
+    return loss_kind_parse(o->loss, &p->loss.kind, e) &&
+           (!o->huber_schedule || loss_c_schedule_parse(o->huber_schedule, &p->loss.c_schedule, e));
 }
 
 /* ---- The plan ---- */
@@ -118,6 +126,10 @@ void train_method_print(const struct train_params *p) {
         printf("times       from %d", p->min_timestep);
         printf(p->max_timestep ? " to below %d\n" : "\n", p->max_timestep);
     }
+    if (p->loss.kind == LOSS_L1) printf("loss        absolute error\n");
+    if (p->loss.kind == LOSS_HUBER || p->loss.kind == LOSS_SMOOTH_L1)
+        printf("loss        %s, c %g, %s\n", loss_kind_name(p->loss.kind), p->loss.c > 0 ? (double)p->loss.c : 0.1,
+               loss_c_schedule_name(p->loss.c_schedule));
     print_noise(&p->noise);
     if (p->masks) printf("loss        masked by the pictures in %s\n", p->masks);
     if (p->flip) printf("pictures    half of them mirrored\n");

@@ -17,7 +17,8 @@ struct train_method_options {
     int pyramid_iterations, min_timestep, max_timestep;
     double scale_weight_norms;
     const char *masks, *tensorboard, *plot;
-    const char *optimizer, *blocks, *block_rank;
+    const char *optimizer, *blocks, *block_rank, *loss, *huber_schedule;
+    double huber_c;
     int lr_cycles;
     double lr_power, lr_end, lr_min, lr_timescale, lr_decay;
     bool rslora;

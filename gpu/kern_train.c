@@ -2,6 +2,7 @@
 #include "gpu/kernels_priv.h"
 #include "gpu/push.h"
 #include "shaders/push/embed.h"
+#include "shaders/push/huber.h"
 #include "shaders/push/mse.h"
 #include "shaders/push/optimise.h"
 #include "shaders/push/timestep.h"
@@ -63,6 +64,37 @@ void kern_mse_dx(struct emit *e) {
     push.scale *= 2;
     struct dispatch d = {.shader = "mse_dx", .push = &push, .push_bytes = sizeof push, .reads = {a, b, seed}, .n_reads = 3,
                          .storage_mask = storage_mask(reads, 3, &y, 1),
+                         .groups = {ceil_div(shape_rows(y->shape), 64), (uint32_t)push.planes, 1}};
+    emit_dispatch(e, &d);
+}
+
+/* in: prediction, target, hyper, [mask] from the given input on. */
+static struct push_huber huber_push(const struct emit *e, const struct operand *in, const struct operand *y) {
+    struct shape s = in[0].shape;
+    return (struct push_huber){.a = ref_read(e, &in[0]), .b = ref_read(e, &in[1]), .hyper = ref_read(e, &in[2]),
+                               .mask = in[3].address ? ref_read(e, &in[3]) : (struct ref){0, 0}, .y = ref_write(y),
+                               .rows = s.h * s.w, .planes = shape_planes(s), .a_stride = in[0].stride, .b_stride = in[1].stride,
+                               .mask_stride = in[3].stride, .y_stride = y->stride, .n = s.n,
+                               .scale = 1.0f / ((float)s.h * (float)s.w * (float)s.c)};
+}
+
+void kern_huber(struct emit *e) {
+    const struct operand *in = e->in, *y = &e->out[0], *mask = in[3].address ? &in[3] : NULL;
+    const struct operand *reads[4] = {&in[0], &in[1], &in[2], mask};
+    struct push_huber push = huber_push(e, in, y);
+    struct dispatch d = {.shader = "huber", .spec = {mask != NULL}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
+                         .reads = {&in[0], &in[1], &in[2], mask}, .n_reads = 4, .storage_mask = storage_mask(reads, 4, &y, 1),
+                         .groups = {(uint32_t)push.n, 1, 1}};
+    emit_dispatch(e, &d);
+}
+
+void kern_huber_dx(struct emit *e) {
+    const struct operand *seed = &e->in[0], *in = e->in + 1, *y = &e->out[0], *mask = in[3].address ? &in[3] : NULL;
+    const struct operand *reads[5] = {&in[0], &in[1], &in[2], mask, seed};
+    struct push_huber push = huber_push(e, in, y);
+    push.seed = ref_read(e, seed);
+    struct dispatch d = {.shader = "huber_dx", .spec = {mask != NULL}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
+                         .reads = {&in[0], &in[1], &in[2], mask, seed}, .n_reads = 5, .storage_mask = storage_mask(reads, 5, &y, 1),
                          .groups = {ceil_div(shape_rows(y->shape), 64), (uint32_t)push.planes, 1}};
     emit_dispatch(e, &d);
 }

@@ -138,3 +138,7 @@ int graph_copy(struct graph *g, int x) { return append(g, OP_COPY, &x, 1, (union
 int graph_mse(struct graph *g, int prediction, int target) {
     return append(g, OP_MSE, (int[]){prediction, target}, 2, (union op_attr){0});
 }
+
+int graph_huber(struct graph *g, int prediction, int target, int hyper, int mask) {
+    return append(g, OP_HUBER, (int[]){prediction, target, hyper, mask}, 4, (union op_attr){0});
+}

@@ -32,3 +32,5 @@ int graph_timestep(struct graph *g, int t, int dim, bool flip_sin_to_cos, float 
 int graph_dropout(struct graph *g, int x, int key, enum dropout_each each, float rate, bool rescale, uint32_t stream);
 int graph_copy(struct graph *g, int x);
 int graph_mse(struct graph *g, int prediction, int target);
+/* hyper {n,1,1,2}: c and factor per image, see OP_HUBER; mask: like the prediction, or -1. */
+int graph_huber(struct graph *g, int prediction, int target, int hyper, int mask);

@@ -129,6 +129,7 @@ static enum tensor_dtype result_dtype(const struct graph *g, enum op op, int i) 
     case OP_EMBED_DW:
     case OP_TIMESTEP:
     case OP_MSE:
+    case OP_HUBER:
     case OP_SUM_SQUARES:
     case OP_PRODIGY_SUMS: return TENSOR_F32;
     default: return g->act_dtype;

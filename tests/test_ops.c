@@ -77,6 +77,8 @@ static bool stays_f32(enum op op, int i) {
     case OP_EMBED_DW:
     case OP_TIMESTEP:
     case OP_MSE_DX: return i == 0;
+    case OP_HUBER: return i == 2;
+    case OP_HUBER_DX: return i == 0 || i == 3;
     case OP_MATMUL_TN: return i == 2;
     case OP_SUM_SQUARES:
     case OP_ACCUMULATE:

@@ -69,6 +69,7 @@ static bool record(struct gpu_device *dev, const struct op_case *c, enum tensor_
     for (int i = 0; i < GRAPH_MAX_IN; i++) in[i] = c->in[i].n ? graph_copy(g, graph_io(g, "input", c->in[i])) : -1;
     bool statistics = c->op == OP_ATTENTION_DX || c->op == OP_ADAMW || c->op == OP_ACCUMULATE || c->op == OP_SUM_SQUARES ||
                       c->op == OP_EMBED || c->op == OP_EMBED_DW || c->op == OP_TIMESTEP || c->op == OP_MSE_DX ||
+                      c->op == OP_HUBER || c->op == OP_HUBER_DX ||
                       c->op == OP_GROUP_NORM_DX || c->op == OP_GROUP_NORM_DP || c->op == OP_LAYER_NORM_DX || c->op == OP_LAYER_NORM_DP;
     for (int i = 0; statistics && i < GRAPH_MAX_IN; i++) /* some of their inputs are f32 always: keep all so */
         if (in[i] >= 0) in[i] = g->nodes[graph_value(g, in[i])->producer].in[0];

@@ -97,6 +97,15 @@ static const float *perturb(struct trainer *t, size_t n) {
     return t->perturbed;
 }
 
+void train_loss_place(struct trainer *t, int b, int time, int n) {
+    const struct train_params *p = &t->params;
+    t->batch_t[b] = (float)time;
+    t->batch_seed[b] = n ? target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)n : 0;
+    if (p->loss.kind == LOSS_L2) return;
+    struct loss_terms l = loss_terms_at(&p->loss, t->schedule, time);
+    t->batch_hyper[2 * b] = l.c, t->batch_hyper[2 * b + 1] = l.factor;
+}
+
 bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     const struct train_params *p = &t->params;
     uint32_t pictures[64];
@@ -117,8 +126,7 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
         int time = p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
-        t->batch_t[b] = (float)time;
-        t->batch_seed[b] = b < real ? target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)(real * accumulate) : 0;
+        train_loss_place(t, b, time, b < real ? real * accumulate : 0);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
         train_mask_place(t, b, (int64_t)taken[b]);

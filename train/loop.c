@@ -18,6 +18,7 @@ static bool run_tape(struct trainer *t, float *losses, struct error *err) {
     gpu_program_write(tape->prog, tape->target, t->batch_target);
     gpu_program_write(tape->prog, tape->seed, seed);
     train_condition_write(t);
+    if (tape->hyper >= 0) gpu_program_write(tape->prog, tape->hyper, t->batch_hyper);
     if (tape->mask >= 0) gpu_program_write(tape->prog, tape->mask, t->batch_mask);
     if (tape->dropout_key >= 0) gpu_program_write(tape->prog, tape->dropout_key, t->dropout_key);
     if (!gpu_program_run(tape->prog, err)) return false;
@@ -137,9 +138,7 @@ static void place_given(struct trainer *t, const struct train_given *given, size
     for (size_t b = 0; b < (size_t)t->params.batch; b++) {
         const float *latent = given->latents + (at + b) * n, *noise = given->noise + (at + b) * n;
         int time = given->t[at + b];
-        t->batch_t[b] = (float)time;
-        t->batch_seed[b] = target_weight(t->schedule, t->params.weighting, time, t->params.snr_gamma) /
-                           (float)(t->params.batch * t->params.accumulate);
+        train_loss_place(t, (int)b, time, t->params.batch * t->params.accumulate);
         target_add_noise(t->schedule, time, t->batch_x + b * n, latent, noise, n);
         target_make(t->schedule, time, t->batch_target + b * n, latent, noise, n);
         train_mask_place(t, (int)b, -1);

@@ -1,5 +1,5 @@
-/* Masked loss, kohya's: a picture's squared errors are multiplied by a mask of its size, averaged to latent pixels; the
- * mean is still over all pixels. Prediction and target are both multiplied by the mask's root. */
+/* Masked loss, kohya's: a picture's errors are multiplied by a mask of its size, averaged to latent pixels; the
+ * mean is still over all pixels. For squared errors prediction and target are both multiplied by the mask's root. */
 #include <math.h>
 #include <string.h>
 
@@ -64,10 +64,14 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
 
 void train_mask_place(struct trainer *t, int b, int64_t latent) {
     int pixels = t->lw * t->lh, c = t->channels;
+    bool squared = t->params.loss.kind == LOSS_L2;
     if (t->tape->mask < 0) return;
     float *mask = t->batch_mask + (size_t)b * (size_t)(pixels * c), *target = t->batch_target + (size_t)b * (size_t)(pixels * c);
     for (int i = 0; i < pixels; i++) {
-        float root = latent < 0 ? 1 : sqrtf(t->masks[latent + i]);
-        for (int k = 0; k < c; k++) mask[i * c + k] = root, target[i * c + k] *= root;
+        float value = latent < 0 ? 1 : squared ? sqrtf(t->masks[latent + i]) : t->masks[latent + i];
+        for (int k = 0; k < c; k++) {
+            mask[i * c + k] = value;
+            if (squared) target[i * c + k] *= value;
+        }
     }
 }

@@ -44,6 +44,10 @@ static void add_noise(struct list *l, const struct train_params *p) {
     real(l, "ss_ip_noise_gamma", tidy(n->perturbation));
     flag(l, "ss_ip_noise_gamma_random_strength", n->perturbation_random);
     real(l, "ss_min_snr_gamma", p->weighting == TARGET_WEIGHT_MIN_SNR ? tidy(p->snr_gamma) : 0);
+    add(l, "ss_loss_type", p->loss.kind == LOSS_SMOOTH_L1 ? "smooth_l1" : loss_kind_name(p->loss.kind));
+    bool huber = p->loss.kind == LOSS_HUBER || p->loss.kind == LOSS_SMOOTH_L1;
+    add(l, "ss_huber_schedule", huber ? loss_c_schedule_name(p->loss.c_schedule) : "None");
+    real(l, "ss_huber_c", huber ? p->loss.c > 0 ? tidy(p->loss.c) : 0.1 : 0);
     flag(l, "ss_debiased_estimation", p->weighting == TARGET_WEIGHT_DEBIASED);
 }
 

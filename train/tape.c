@@ -73,6 +73,17 @@ void train_dropout_add(const struct trainer *t, struct lora_binding *b) {
     b->dropout_key = t->tape->dropout_key;
 }
 
+static int build_loss(struct trainer *t, struct graph *g, int prediction) {
+    struct train_tape *tape = t->tape;
+    tape->hyper = -1;
+    if (t->params.loss.kind != LOSS_L2) {
+        tape->hyper = graph_io(g, "c and factor", (struct shape){t->params.batch, 1, 1, 2});
+        return graph_huber(g, prediction, tape->target, tape->hyper, tape->mask);
+    }
+    if (tape->mask >= 0) prediction = graph_mul(g, prediction, tape->mask, BCAST_NONE);
+    return graph_mse(g, prediction, tape->target);
+}
+
 static bool build_step(struct trainer *t, bool remat, struct error *err) {
     struct train_tape *tape = t->tape;
     struct model *m = t->e->model;
@@ -98,8 +109,7 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     int prediction = unet_build(&c, &m->unet, &in);
     nn_end(&c);
     tape->mask = t->params.masks ? graph_io(g, "mask", latent) : -1;
-    if (tape->mask >= 0) prediction = graph_mul(g, prediction, tape->mask, BCAST_NONE);
-    int loss = graph_mse(g, prediction, tape->target);
+    int loss = build_loss(t, g, prediction);
     tape->loss = graph_output(g, "loss", loss);
     if (!graph_ok(g, err) || !graph_grad(g, loss, tape->seed, err)) return false;
     graph_prune(g);

@@ -41,7 +41,7 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (p->max_weight_norm > 0 && o->constant_schedule)
         return error_set(err, "--scale-weight-norms does not go with %s, which saves other weights than it trains.", o->title);
     if (!(p->ema >= 0 && p->ema < 1)) return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
-    if (!noise_params_check(&p->noise, err) || !caption_params_check(&p->captions, err)) return false;
+    if (!noise_params_check(&p->noise, err) || !loss_params_check(&p->loss, err) || !caption_params_check(&p->captions, err)) return false;
     if (p->sample_every && !p->n_sample_prompts)
         return error_set(err, "--sample-every needs at least one --sample-prompt.");
     return true;
@@ -95,6 +95,7 @@ static void allocate(struct trainer *t) {
     train_condition_allocate(t);
     t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
     t->batch_seed = arena_alloc_n(t->arena, b, sizeof(float));
+    t->batch_hyper = arena_alloc_n(t->arena, b, 2 * sizeof(float));
 }
 
 static bool open_log(struct trainer *t, struct error *err) {

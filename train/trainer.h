@@ -2,6 +2,7 @@
 /* Trains a LoRA on a folder of pictures, DreamBooth-style: noised latents, the UNet's prediction, mean squared
  * error, AdamW on the adapter alone. Resumable bit for bit. One thread. Paper: Hu et al. 2021 (LoRA), Ruiz et
  * al. 2022 (DreamBooth); peer: kohya's train_network. */
+#include "diffusion/loss.h"
 #include "diffusion/noise.h"
 #include "diffusion/target.h"
 #include "engine/adapter.h"
@@ -39,6 +40,7 @@ struct train_params {
     int min_timestep, max_timestep; /* times drawn: from the first to below the second; 0: all. kohya */
     struct bucket_params buckets;
     struct noise_params noise;
+    struct loss_params loss;
     struct lora_dropout dropout;
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
     struct caption_params captions;

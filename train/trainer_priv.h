@@ -16,6 +16,7 @@ struct train_tape {
     struct lora_binding bindings[LORA_N_PARTS];
     int dropout_key; /* -1 without dropout */
     int mask;        /* -1 without masks */
+    int hyper;       /* c and factor per picture (OP_HUBER); -1: squared error */
     bool remat;
 };
 struct bank_tapes {
@@ -91,6 +92,7 @@ struct trainer {
     int overflows; /* steps left out in a row */
     float loss_mean;
     float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent, *perturbed;
+    float *batch_hyper; /* [b][2] */
     struct train_condition condition;
     float dropout_key[2];
     struct arena *shown_arena; /* trained weights while others stand in their place; NULL: they do not */
@@ -100,7 +102,7 @@ struct trainer {
     struct tfevents *events;
     float *history; /* [steps][3]: loss, its moving mean, learning rate */
     float *masks;   /* [pictures][1, with flip 2][h][w], 0..1; NULL: none */
-    float *batch_mask; /* [b][h][w][c]: their roots */
+    float *batch_mask; /* [b][h][w][c]: their roots for squared errors, else themselves */
 };
 
 /* cache.c */
@@ -115,6 +117,8 @@ void train_dropout_add(const struct trainer *t, struct lora_binding *b); /* afte
 /* batch.c */
 void train_epoch_shuffle(struct trainer *t);
 bool train_batch_draw(struct trainer *t, int accumulate, struct error *err);
+/* What slot b's time decides beside noise and target: how its loss looks and counts among n pictures; n 0: not at all. */
+void train_loss_place(struct trainer *t, int b, int time, int n);
 /* size.c */
 bool train_buckets_plan(struct trainer *t, struct error *err);
 void train_bucket_enter(struct trainer *t, int bucket);
@@ -138,7 +142,8 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
 bool train_plot_draw(struct trainer *t, struct error *err);
 /* mask.c */
 bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
-/* The root of the mask that begins at this latent pixel for slot b, also over the slot's target; -1: everything counts. */
+/* The mask that begins at this latent pixel for slot b; -1: everything counts. For squared errors its root, also over the
+ * slot's target. */
 void train_mask_place(struct trainer *t, int b, int64_t latent);
 /* checkpoint.c */
 bool train_state_save(struct trainer *t, struct error *err);

@@ -219,6 +219,13 @@ const struct op_case op_cases[] = {
     /* seed, prediction, target */
     {OP_MSE_DX, "latents", {{0}}, {{2, 1, 1, 1}, {2, 8, 8, 4}, {2, 8, 8, 4}}},
     {OP_MSE_DX, "odd", {{0}}, {{3, 1, 1, 1}, {3, 3, 5, 3}, {3, 3, 5, 3}}},
+    /* prediction, target, hyper, mask */
+    {OP_HUBER, "latents", {{0}}, {{2, 8, 8, 4}, {2, 8, 8, 4}, {2, 1, 1, 2}}, .no_grad = 4},
+    {OP_HUBER, "odd, masked", {{0}}, {{3, 3, 5, 3}, {3, 3, 5, 3}, {3, 1, 1, 2}, {3, 3, 5, 3}}, .no_grad = 12},
+    {OP_HUBER, "64x64", {{0}}, {{2, 64, 64, 4}, {2, 64, 64, 4}, {2, 1, 1, 2}}, .no_grad = 4, .big = true},
+    /* seed, prediction, target, hyper, mask */
+    {OP_HUBER_DX, "latents", {{0}}, {{2, 1, 1, 1}, {2, 8, 8, 4}, {2, 8, 8, 4}, {2, 1, 1, 2}}},
+    {OP_HUBER_DX, "odd, masked", {{0}}, {{3, 1, 1, 1}, {3, 3, 5, 3}, {3, 3, 5, 3}, {3, 1, 1, 2}, {3, 3, 5, 3}}},
     /* flat banks */
     {OP_SUM_SQUARES, "small", {{0}}, {{1, 1, 32, 4}}},
     {OP_SUM_SQUARES, "with an earlier one", {{0}}, {{1, 1, 8192, 4}, V(1)}},
@@ -303,6 +310,12 @@ static void fill_optimiser(const struct graph *g, const struct node *n, double *
         for (int64_t i = 0; i < shape_elems(graph_shape(g, n->in[state])); i++) data[n->in[state]][i] *= data[n->in[state]][i];
 }
 
+/* c of every size: none (the absolute error), tiny, about 1. */
+static void fill_huber(const struct graph *g, int hyper, double **data) {
+    static const double c[3] = {0, 1e-3, 0.7};
+    for (int i = 0; i < graph_shape(g, hyper).n; i++) data[hyper][2 * i] = (double)(float)c[i % 3];
+}
+
 void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data, struct arena *a) {
     const struct node *n = &g->nodes[node];
     struct rng rng;
@@ -321,6 +334,8 @@ void op_case_fill(const struct graph *g, int node, uint64_t seed, double **data,
         for (int64_t i = 0; i < shape_elems(graph_shape(g, n->in[0])); i++)
             data[n->in[0]][i] = rng_randint(&rng, 4000) * 0.25;
         break;
+    case OP_HUBER: fill_huber(g, n->in[2], data); break;
+    case OP_HUBER_DX: fill_huber(g, n->in[3], data); break;
     case OP_DROPOUT:
         for (int i = 0; i < 2; i++) data[n->in[1]][i] = rng_randint(&rng, 1 << 24);
         break;
