@@ -58,7 +58,7 @@ static bool check_method(const struct merge_options *o, const struct option_comm
 
 static bool use_files(struct lora_use *use, const struct merge_options *o, struct error *e) {
     for (int i = 0; i < o->loras.n; i++)
-        if (!lora_use_file(use, o->loras.items[i], e)) return false;
+        if (!lora_use_file(use, o->loras.items[i], -1, e)) return false;
     for (int i = 0; i < use->n; i++)
         if (use->specs[i].details)
             return error_set(e, "%s:%s: a merged file has one weight per LoRA: give a plain number.",

@@ -25,7 +25,7 @@ static const struct option rows[] = {
 static bool merge(const struct merge_options *o, struct arena *a, struct error *e) {
     struct lora_use use = {.arena = a};
     for (int i = 0; i < o->loras.n; i++)
-        if (!lora_use_file(&use, o->loras.items[i], e)) return false;
+        if (!lora_use_file(&use, o->loras.items[i], -1, e)) return false;
     struct merge_lora *loras = arena_alloc_n(a, (size_t)use.n + 1, sizeof *loras);
     float *strengths = arena_alloc_n(a, (size_t)use.n + 1, sizeof *strengths);
     lora_use_strengths(&use, 0, 1, strengths);

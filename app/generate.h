@@ -9,10 +9,11 @@
 #include "app/region_use.h"
 #include "io/recipe.h"
 
+struct model;
 struct generate_options {
-    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths, *compose;
+    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths, *compose, *prompt_file;
     struct option_list prompts, loras;
-    int steps, width, height, count, every, ensd;
+    int steps, width, height, count, every, ensd, batch;
     double cfg, rescale, eta; /* eta NAN: the sampler's own */
     uint64_t seed;
     bool grid, dry_run;
@@ -21,11 +22,24 @@ struct generate_options {
     struct region_use regions;
 };
 
+/* Options that say how pictures are drawn, for every command that draws; their defaults; what they mean for a generator. */
+struct option_table generate_draw_table(struct generate_options *o);
+void generate_defaults(struct generate_options *o);
+
+/* A prompt and what it may say for itself; else the options' values. */
+struct generate_line {
+    const char *raw, *prompt; /* as typed; without <lora:...> */
+    const char *negative, *sampler;
+    int w, h; /* of the first pass; 0 until the model is known */
+    int steps;
+    double cfg;
+    uint64_t seed;
+};
 /* One prompt in every seed and LoRA factor. */
 struct generate_plan {
     struct arena *arena;
     const struct generate_options *o;
-    const char **raw, **prompts; /* as typed; without <lora:...> */
+    struct generate_line *lines;
     int n_prompts;
     struct lora_use loras;
     float *factors; /* of all LoRA strengths: --strengths, else 1 */
@@ -34,25 +48,41 @@ struct generate_plan {
 /* Reads --from into the options that were not given. `cmd` and `r` tell which were. */
 bool generate_read_recipe(struct arena *a, const struct option_command *cmd, const struct option_result *r,
                           struct generate_options *o, struct lora_use *loras, const char **model_hash, struct error *e);
-/* Everything that can be checked without a device. plan->loras may already hold a recipe's. */
+/* Everything that can be checked without a device, but for files to write. plan->loras may already hold a recipe's. */
 bool generate_plan(struct generate_plan *plan, struct generate_options *o, struct error *e);
 
+/* Pictures of one kind, which a generator can draw at once: equal size, steps, guidance and sampler. */
+bool generate_same_kind(const struct generate_line *a, const struct generate_line *b);
+/* Sizes that nobody gave become the model's. */
+void generate_fill_size(const struct model *m, int *w, int *h);
+struct adapter;
+struct generate_params;
+bool generate_params_of(const struct generate_options *o, const struct generate_line *l, const struct adapter *ad,
+                        struct generate_params *out, struct error *e);
 enum guide_compose generate_compose(const struct generate_options *o);
 /* --dry-run: prints what drawing would take and how the device's memory is used. */
-struct generate_params;
 bool generate_print_memory(struct engine *engine, const struct generate_params *p, struct error *e);
 
 static inline int generate_pictures(const struct generate_plan *p) { return p->n_prompts * p->o->count * p->n_factors; }
+int generate_least_steps(const struct generate_plan *p);
 static inline bool generate_is_sheet(const struct generate_plan *p) { return p->o->grid; }
 
-struct adapter;
-struct model;
 struct generate_facts { /* known once the model is loaded */
-    int w, h;         /* of the first pass */
-    int out_w, out_h; /* of the picture */
     const char *model_name, *model_hash;
     const struct adapter *adapter; /* NULL: no LoRAs */
 };
+/* What a command draws with. */
+struct generate_open {
+    struct engine *engine;
+    struct adapter *adapter; /* NULL: no LoRAs */
+    char hash[65];
+    struct generate_facts facts;
+};
+/* recipe_hash: of the model that --from was made with, or NULL. Close also after a failure. */
+bool generate_open(struct generate_open *s, const struct common *c, struct generate_options *o, const struct generate_plan *p,
+                   const char *recipe_hash, struct error *e);
+bool generate_close(struct generate_open *s, bool ok, struct error *e);
+
 /* PNG text of one picture (prompt, seed number, factor), or of the whole sheet. */
 const char *generate_recipe(const struct generate_plan *p, const struct generate_facts *f, int prompt, int k, float factor);
 const char *generate_sheet_recipe(const struct generate_plan *p, const struct generate_facts *f);

@@ -1,4 +1,5 @@
 #include "app/generate.h"
+#include "app/sampler_names.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include "base/text.h"
 #include "engine/model.h"
 #include "io/json.h"
+#include "io/prompt_file.h"
 
 enum { MAX_FACTORS = 64, MAX_PICTURES = 10000 };
 
@@ -28,19 +30,64 @@ static bool parse_factors(struct generate_plan *p, struct error *e) {
     }
 }
 
+/* Cuts <lora:...> out of line i's prompt. */
+static bool take_line(struct generate_plan *p, int i, const char *raw, struct error *e) {
+    const struct generate_options *o = p->o;
+    struct recipe_lora *tags;
+    size_t n;
+    if (!text_utf8_valid(raw, strlen(raw))) return error_set(e, "Prompt %d is not UTF-8 text.", i + 1);
+    p->lines[i] = (struct generate_line){.raw = raw, .prompt = recipe_cut_loras(p->arena, raw, &tags, &n), .negative = o->negative,
+                                         .sampler = o->sampler, .w = o->width, .h = o->height, .steps = o->steps, .cfg = o->cfg,
+                                         .seed = o->seed};
+    for (size_t k = 0; k < n; k++)
+        if (!lora_use_tag(&p->loras, &tags[k], i, e)) return false;
+    return true;
+}
+
 static bool take_prompts(struct generate_plan *p, struct error *e) {
     const struct option_list *list = &p->o->prompts;
     p->n_prompts = list->n;
-    p->raw = list->items;
-    p->prompts = arena_alloc_n(p->arena, (size_t)list->n, sizeof *p->prompts);
-    for (int i = 0; i < list->n; i++) {
-        struct recipe_lora *tags;
-        size_t n;
-        if (!text_utf8_valid(list->items[i], strlen(list->items[i])))
-            return error_set(e, "Prompt %d is not UTF-8 text.", i + 1);
-        p->prompts[i] = recipe_cut_loras(p->arena, list->items[i], &tags, &n);
-        for (size_t k = 0; k < n; k++)
-            if (!lora_use_tag(&p->loras, &tags[k], i, e)) return false;
+    p->lines = arena_alloc_n(p->arena, (size_t)list->n, sizeof *p->lines);
+    for (int i = 0; i < list->n; i++)
+        if (!take_line(p, i, list->items[i], e)) return false;
+    return true;
+}
+
+/* kohya's names of samplers, where they are not ours with other dashes. */
+static const char *find_sampler(struct arena *a, const char *name) {
+    static const char *const others[][2] = {{"dpm_2", "dpm2"}, {"dpm_2_a", "dpm2-a"}, {"dpmsolver++", "dpmpp-2m"}};
+    if (!strncmp(name, "k_", 2)) name += 2;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(name, others[i][0])) return others[i][1];
+    char *ours = arena_strdup(a, name);
+    for (char *c = ours; *c; c++)
+        if (*c == '_') *c = '-';
+    const char *found = sampler_name_find(name, strlen(name));
+    return found ? found : sampler_name_find(ours, strlen(ours));
+}
+
+static bool take_file(struct generate_plan *p, struct error *e) {
+    struct prompt_line *lines;
+    const char *file = p->o->prompt_file;
+    if (p->o->prompts.n) return error_set(e, "--prompt and --prompts do not go together; write all prompts into the file.");
+    if (p->o->grid) return error_set(e, "--grid and --prompts do not go together: pictures of a file may have settings of their own.");
+    if (!prompt_file_read(p->arena, file, &lines, &p->n_prompts, e)) return false;
+    p->lines = arena_alloc_n(p->arena, (size_t)p->n_prompts, sizeof *p->lines);
+    for (int i = 0; i < p->n_prompts; i++) {
+        const struct prompt_line *from = &lines[i];
+        struct generate_line *l = &p->lines[i];
+        if (!take_line(p, i, from->prompt, e)) return error_prefix(e, "%s, line %d", TEXT_SHOW(file), from->number);
+        if (from->negative) l->negative = from->negative;
+        if (from->w) l->w = from->w;
+        if (from->h) l->h = from->h;
+        if (from->steps) l->steps = from->steps;
+        if (from->has_seed) l->seed = from->seed;
+        if (from->has_cfg) l->cfg = from->cfg;
+        if (from->sampler && !(l->sampler = find_sampler(p->arena, from->sampler)))
+            return error_set(e, "%s, line %d: there is no sampler \"%s\"; --help lists those there are.", TEXT_SHOW(file), from->number,
+                             TEXT_SHOW(from->sampler));
+        for (int k = 0; k < from->n_loras; k++)
+            if (!lora_use_file(&p->loras, from->loras[k], i, e)) return error_prefix(e, "%s, line %d", TEXT_SHOW(file), from->number);
     }
     return true;
 }
@@ -61,24 +108,23 @@ static bool check_compose(const struct generate_plan *p, struct error *e) {
     return true;
 }
 
-enum guide_compose generate_compose(const struct generate_options *o) {
-    return !strcmp(o->compose, "switch") ? GUIDE_SWITCH : !strcmp(o->compose, "composite") ? GUIDE_COMPOSITE : GUIDE_SUM;
+int generate_least_steps(const struct generate_plan *p) {
+    int least = p->lines[0].steps;
+    for (int i = 1; i < p->n_prompts; i++)
+        if (p->lines[i].steps < least) least = p->lines[i].steps;
+    return least;
 }
 
 bool generate_plan(struct generate_plan *p, struct generate_options *o, struct error *e) {
     p->o = o;
-    if (!o->prompts.n) return error_set(e, "--prompt TEXT is needed, or --from FILE.png.");
-    if (!common_check_out("out", o->out, "png", e)) return false;
+    if (!o->prompts.n && !o->prompt_file) return error_set(e, "--prompt TEXT is needed, or --prompts FILE, or --from FILE.png.");
     if (o->steps > 1000) return error_set(e, "The recipe's %d steps are more than 1000; give --steps.", o->steps);
-    if (o->trace && !common_check_out("trace", o->trace, "safetensors", e)) return false;
     if (o->negative && !text_utf8_valid(o->negative, strlen(o->negative))) return error_set(e, "The negative prompt is not UTF-8 text.");
     for (int i = 0; i < o->loras.n; i++)
-        if (!lora_use_file(&p->loras, o->loras.items[i], e)) return false;
-    if (!take_prompts(p, e) || !parse_factors(p, e)) return false;
+        if (!lora_use_file(&p->loras, o->loras.items[i], -1, e)) return false;
+    if (!(o->prompt_file ? take_file(p, e) : take_prompts(p, e)) || !parse_factors(p, e)) return false;
     if (!region_use_plan(&o->regions, p->arena, p->n_prompts, &p->loras, e) || !check_compose(p, e)) return false;
     if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
-    if (o->trace && generate_pictures(p) != 1)
-        return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));
     if ((double)p->n_prompts * o->count * p->n_factors > MAX_PICTURES)
         return error_set(e, "This would make more than %d pictures; use fewer prompts, a smaller --count or fewer --strengths.", MAX_PICTURES);
     return true;

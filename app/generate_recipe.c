@@ -23,10 +23,10 @@ static void add_extra(struct arena *a, struct recipe *r, const char *key, const 
     r->extra[r->n_extra++] = (struct recipe_field){key, value};
 }
 
-static struct recipe base_recipe(const struct generate_plan *p, const struct generate_facts *f) {
+static struct recipe base_recipe(const struct generate_plan *p, const struct generate_facts *f, const struct generate_line *l) {
     const struct generate_options *o = p->o;
-    struct recipe r = {.negative = o->negative ? o->negative : "", .steps = o->steps, .w = f->w, .h = f->h, .has_cfg = true,
-                       .cfg = o->cfg, .has_seed = true, .seed = o->seed, .sampler = sampler_name_title(o->sampler),
+    struct recipe r = {.prompt = l->prompt, .negative = l->negative ? l->negative : "", .steps = l->steps, .w = l->w, .h = l->h, .has_cfg = true,
+                       .cfg = l->cfg, .has_seed = true, .seed = l->seed, .sampler = sampler_name_title(l->sampler),
                        .model = f->model_name, .model_hash = arena_strndup(p->arena, f->model_hash, 10), .version = VERSION};
     if (strcmp(o->schedule, "default")) r.schedule = schedule_name_title(o->schedule);
     if (strstr(o->schedule, "_full")) add_extra(p->arena, &r, "Schedule range", "full");
@@ -34,7 +34,7 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (strcmp(o->noise, "torch")) add_extra(p->arena, &r, "RNG", strcmp(o->noise, "philox") ? o->noise : "NV");
     if (o->ensd) add_extra(p->arena, &r, "ENSD", arena_printf(p->arena, "%d", o->ensd));
     if (o->rescale > 0) add_extra(p->arena, &r, "Guidance rescale", arena_printf(p->arena, "%.9g", o->rescale));
-    if (o->negative && !*o->negative) add_extra(p->arena, &r, "Negative prompt given", "empty");
+    if (l->negative && !*l->negative) add_extra(p->arena, &r, "Negative prompt given", "empty");
     if (generate_compose(o) != GUIDE_SUM) add_extra(p->arena, &r, "Compose", o->compose);
     if (generate_compose(o) == GUIDE_SWITCH) add_extra(p->arena, &r, "Compose every", arena_printf(p->arena, "%d", o->every));
     region_use_write(&o->regions, p->arena, &r);
@@ -62,8 +62,7 @@ static void add_loras(const struct generate_plan *p, const struct generate_facts
 }
 
 const char *generate_recipe(const struct generate_plan *p, const struct generate_facts *f, int prompt, int k, float factor) {
-    struct recipe r = base_recipe(p, f);
-    r.prompt = p->prompts[prompt];
+    struct recipe r = base_recipe(p, f, &p->lines[prompt]);
     r.seed += (uint64_t)k;
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     lora_use_strengths(&p->loras, prompt, factor, strength);
@@ -73,13 +72,12 @@ const char *generate_recipe(const struct generate_plan *p, const struct generate
 
 /* What --lora asked for stands as the recipe's LoRAs; the prompts, with the LoRAs they name, in one more field. */
 const char *generate_sheet_recipe(const struct generate_plan *p, const struct generate_facts *f) {
-    struct recipe r = base_recipe(p, f);
-    r.prompt = p->prompts[0];
+    struct recipe r = base_recipe(p, f, p->lines);
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     lora_use_strengths(&p->loras, -1, 1, strength);
     add_loras(p, f, &r, strength);
     json_t *sheet = json_object(), *prompts = json_array();
-    for (int i = 0; i < p->n_prompts; i++) json_array_append_new(prompts, json_string(p->raw[i]));
+    for (int i = 0; i < p->n_prompts; i++) json_array_append_new(prompts, json_string(p->lines[i].raw));
     json_object_set_new(sheet, "prompts", prompts);
     json_object_set_new(sheet, "count", json_integer(p->o->count));
     if (p->o->strengths) json_object_set_new(sheet, "strengths", json_string(p->o->strengths));
@@ -229,8 +227,9 @@ static bool take_compose(struct reader *d, const struct recipe *r) {
 
 static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_use *loras) {
     const char *sheet = recipe_extra(r, "Sheet");
-    if (!sheet && open_to(d, "prompt")) set_prompt(d, r->prompt);
-    if (sheet && !take_sheet(d, sheet)) return false;
+    bool open = open_to(d, "prompt") && open_to(d, "prompts");
+    if (!sheet && open) set_prompt(d, r->prompt);
+    if (sheet && open_to(d, "prompts") && !take_sheet(d, sheet)) return false;
     take_plain(d, r);
     const char *schedule = r->schedule;
     if (!take_sampler(d, r, &schedule) || !take_schedule(d, r, schedule) || !take_noise(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||

@@ -33,7 +33,7 @@ static bool request(struct lora_use *u, const char *path, const struct lora_spec
     return true;
 }
 
-bool lora_use_file(struct lora_use *u, const char *text, struct error *e) {
+bool lora_use_file(struct lora_use *u, const char *text, int prompt, struct error *e) {
     const char *path = text, *spec_text = "";
     for (const char *colon = text + strlen(text); !os_path_exists(path) && colon > text;) {
         do colon--;
@@ -50,7 +50,7 @@ bool lora_use_file(struct lora_use *u, const char *text, struct error *e) {
     if (!lora_spec_parse(spec_text, u->arena, &spec, e)) return false;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--; /* a folder is called like itself */
-    return request(u, arena_strndup(u->arena, path, n), &spec, -1, e);
+    return request(u, arena_strndup(u->arena, path, n), &spec, prompt, e);
 }
 
 /* Names without ending of the LoRA files in dir; also as one text for messages. */

@@ -43,7 +43,7 @@ struct option_table {
 };
 #define OPTION_ROWS(array) (array), (int)(sizeof(array) / sizeof *(array))
 
-enum { OPTION_MAX_TABLES = 6, OPTION_MAX = 160 };
+enum { OPTION_MAX_TABLES = 8, OPTION_MAX = 160 };
 struct option_command {
     const char *usage; /* "generate --model DIR --prompt TEXT [options]" */
     const char *about;

@@ -1,89 +1,32 @@
 /* The program as a person runs it: what it makes, and that bad input gets one sentence, exit code 1 and no files. */
 #define _GNU_SOURCE
+#include "tests/support/cli.h"
 #include "tests/support/cm.h"
 #include "tests/support/scratch.h"
 
-#include "base/arena.h"
-#include "base/os.h"
 #include "diffusion/sampler.h"
 #include "io/png.h"
 #include "io/safetensors.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#define DATA ATELIER_SOURCE_DIR "/tests/data/"
+#define DATA CLI_DATA
 #define SMALL "--width 32 --height 32 --steps 2"
 
-static struct arena *memory;
-static char *out_text, *err_text; /* of the last run */
-static const char *base;          /* the scratch folder */
-
-static char *slurp(const char *path) {
-    struct os_map m;
-    if (!os_file_map(&m, path, NULL)) return arena_strdup(memory, "");
-    char *text = arena_strndup(memory, (const char *)m.data, m.bytes);
-    os_file_unmap(&m);
-    return text;
-}
-
-static int shell(const char *command) {
-    int status = system(command);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-
-/* Runs `prefix atelier args` in the scratch folder; the exit code. $M is the folder of test data. */
-static int run(const char *prefix, const char *args) {
-    const char *command = arena_printf(memory, "cd '%s' && export M='%s'; %s '%s/atelier' %s >stdout 2>stderr", base, DATA, prefix,
-                                       ATELIER_BINARY_DIR, args);
-    int code = shell(command);
-    out_text = slurp(scratch_path("stdout"));
-    err_text = slurp(scratch_path("stderr"));
-    return code;
-}
-
-#define RUN_OK(...)                                                                                                    \
-    do {                                                                                                               \
-        const char *args_ = arena_printf(memory, __VA_ARGS__);                                                         \
-        int code_ = run("", args_);                                                                                    \
-        if (code_) fail_msg("atelier %s: exit code %d: %s", args_, code_, err_text);                                   \
-    } while (0)
-
-static bool exists(const char *name) { return os_path_exists(scratch_path(name)); }
-
-static bool same_bytes(const char *a, const char *b) {
-    struct os_map x, y;
-    if (!os_file_map(&x, scratch_path(a), NULL)) return false;
-    bool same = os_file_map(&y, scratch_path(b), NULL) && x.bytes == y.bytes && memcmp(x.data, y.data, x.bytes) == 0;
-    os_file_unmap(&x);
-    os_file_unmap(&y);
-    return same;
-}
-
-static int lines(const char *s) {
-    int n = 0;
-    for (; *s; s++) n += *s == '\n';
-    return n;
-}
-
-/* The last line of stderr is the sentence; nothing may lie in the folder `out`. */
-static void expect_failure(const char *prefix, const char *args, const char *fragment) {
-    int code = run(prefix, args);
-    const char *said = strstr(err_text, "atelier: ");
-    if (code != 1) os_file_remove(scratch_path("out/x.png"), NULL);
-    if (code != 1) fail_msg("atelier %s: exit code %d instead of 1: %s", args, code, err_text);
-    if (!said || lines(said) != 1 || !strstr(said, fragment)) fail_msg("atelier %s: wanted \"%s\", got: %s", args, fragment, err_text);
-    struct os_entry *list;
-    size_t n;
-    assert_true(os_dir_list(memory, scratch_path("out"), &list, &n, NULL));
-    if (!n) return;
-    const char *left = list[0].name;
-    os_file_remove(scratch_path(arena_printf(memory, "out/%s", left)), NULL);
-    fail_msg("atelier %s left %s behind", args, left);
-}
+/* Short names for what every line here uses. */
+#define memory cli.a
+#define base cli.dir
+#define out_text cli.out
+#define err_text cli.err
+#define RUN_OK CLI_OK
+#define run cli_run
+#define shell cli_shell
+#define slurp cli_slurp
+#define exists cli_exists
+#define lines cli_lines
+#define same_bytes cli_same_bytes
+#define expect_failure cli_expect_failure
 
 /* ---- Broken models ---- */
 
@@ -105,19 +48,6 @@ static void patch(const char *file, const char *from, const char *to) {
     size_t bytes = m.bytes;
     os_file_unmap(&m);
     assert_true(os_file_write_atomic(scratch_path(file), copy, bytes, NULL));
-}
-
-static int setup(void **state) {
-    if (scratch_make(state) != 0) return -1;
-    memory = arena_create(NULL);
-    base = arena_strdup(memory, scratch_path(""));
-    setenv("ATELIER_CACHE_DIR", arena_strdup(memory, scratch_path("cache")), 1);
-    return os_dir_make(scratch_path("out"), NULL) ? 0 : -1;
-}
-
-static int teardown(void **state) {
-    arena_destroy(&memory);
-    return scratch_drop(state);
 }
 
 static void models_that_do_not_hold_together(void **s) {
@@ -512,5 +442,5 @@ int main(void) {
         cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }

@@ -12,7 +12,8 @@ static const struct {
     const char *name;
     void (*run)(const uint8_t *data, size_t n);
 } targets[] = {{"safetensors", fuzz_safetensors}, {"configs", fuzz_configs}, {"tokenizer", fuzz_tokenizer},
-               {"adapter", fuzz_adapter},         {"recipe", fuzz_recipe},   {"torch", fuzz_torch}};
+               {"adapter", fuzz_adapter},         {"recipe", fuzz_recipe},   {"torch", fuzz_torch},
+               {"prompts", fuzz_prompts}};
 
 static void corpora_replay(void **state) {
     for (size_t t = 0; t < sizeof targets / sizeof *targets; t++) {

@@ -11,6 +11,7 @@ void fuzz_configs(const uint8_t *data, size_t n);
 void fuzz_tokenizer(const uint8_t *data, size_t n);
 void fuzz_adapter(const uint8_t *data, size_t n);
 void fuzz_recipe(const uint8_t *data, size_t n);
+void fuzz_prompts(const uint8_t *data, size_t n);
 void fuzz_torch(const uint8_t *data, size_t n);
 
 /* A file in memory with these bytes; its path is good until the next call with the same slot. */
