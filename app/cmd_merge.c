@@ -6,6 +6,7 @@
 #include "app/commands.h"
 #include "app/common.h"
 #include "app/lora_use.h"
+#include "app/merge_learn.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "engine/adapter.h"
@@ -27,14 +28,16 @@ static const struct option rows[] = {
      "svd: the nearest to it that --rank can hold\n"
      "ties: each file's largest numbers, averaged where their signs agree\n"
      "dare: numbers dropped by chance, the others made larger by as much, then the sum\n"
-     "magnitude: each file's largest numbers, then the sum",
-     .choices = "sum|concat|svd|ties|dare|magnitude", .required = true},
+     "magnitude: each file's largest numbers, then the sum\n"
+     "ziplora: the sum with a factor per file and input, learnt so that the\n"
+     "model answers each file's pictures as with that file alone",
+     .choices = "sum|concat|svd|ties|dare|magnitude|ziplora", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
     {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers",
      .required = true},
-    {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files)", 0, 1 << 16},
+    {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; ziplora: as needed)", 0, 1 << 16},
     {"density", OPTION_NUMBER, FIELD(density), "X", "share of each file's numbers that is kept", 0, 1},
-    {"seed", OPTION_SEED, FIELD(seed), "N", "for what is dropped by chance"},
+    {"seed", OPTION_SEED, FIELD(seed), "N", "for what is dropped, drawn or chosen by chance"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "of the numbers in the file", .choices = "f32|f16|bf16"},
     {"partial", OPTION_FLAG, FIELD(partial), NULL, "leave out changes of biases and norms, instead of refusing"},
     {"out", OPTION_TEXT, FIELD(out), "FILE", "the .safetensors file to write, in kohya's spelling", .required = true},
@@ -47,9 +50,10 @@ static enum st_dtype dtype_of(const char *name) {
 /* Options that the method does not know are mistakes, not wishes. */
 static bool check_method(const struct merge_options *o, const struct option_command *cmd, const struct option_result *given,
                          const struct lora_merger *m, struct error *e) {
+    bool learns = train_merger_find(m->name) != NULL;
     const struct { const char *name; bool taken; } some[] = {
-        {"rank", m->takes_rank}, {"density", m->takes_density}, {"seed", m->takes_seed}};
-    for (int i = 0; i < 3; i++)
+        {"rank", m->takes_rank}, {"density", m->takes_density}, {"seed", m->takes_seed}, {"partial", !learns}};
+    for (int i = 0; i < 4; i++)
         if (!some[i].taken && option_given(cmd, given, some[i].name))
             return error_set(e, "--method %s takes no --%s (atelier merge --help says which do).", m->name, some[i].name);
     if (m->takes_density && !(o->density > 0)) return error_set(e, "--density 0 keeps nothing: give a share above 0, up to 1.");
@@ -68,6 +72,12 @@ static bool use_files(struct lora_use *use, const struct merge_options *o, struc
     return true;
 }
 
+static void print_result(const struct merge_options *o, const struct lora_merge_result *r) {
+    printf("%s: %d layers of rank %d to %d, %d of them in more than one file\n", o->out, r->n_layers, r->rank_min, r->rank_max, r->n_shared);
+    if (r->n_left_out) printf("left out      %d changes of biases and norms\n", r->n_left_out);
+}
+
+/* From the files alone. */
 static bool run(struct lora_merge_params *p, const struct lora_use *use, const struct model *model,
                 const struct merge_options *o, struct arena *a, struct error *e) {
     struct lora_model layers = adapter_lora_model(model);
@@ -81,49 +91,67 @@ static bool run(struct lora_merge_params *p, const struct lora_use *use, const s
     }
     p->files = files;
     ok = ok && lora_merge(p, keys, o->out, &r, e);
-    if (ok)
-        printf("%s: %d layers of rank %d to %d, %d of them in more than one file\n", o->out, r.n_layers, r.rank_min, r.rank_max,
-               r.n_shared);
-    if (ok && r.n_left_out) printf("left out      %d changes of biases and norms\n", r.n_left_out);
+    if (ok) print_result(o, &r);
     for (int i = 0; i < use->n; i++)
         if (files[i]) lora_file_close(&files[i]);
     lora_keys_destroy(&keys);
     return ok;
 }
 
-static bool merge(const struct merge_options *o, const struct option_command *cmd, const struct option_result *given,
-                  struct arena *a, struct error *e) {
-    struct lora_merge_params p = {.method = lora_merger_find(o->method), .rank = o->rank, .density = o->density,
+static bool merge_files(const struct merge_options *o, const struct lora_merger *method, const struct lora_use *use, const float *weights,
+                        struct arena *a, struct error *e) {
+    struct lora_merge_params p = {.method = method, .weights = weights, .n = use->n, .rank = o->rank, .density = o->density,
                                   .seed = o->seed, .dtype = dtype_of(o->dtype), .partial = o->partial};
-    struct lora_use use = {.arena = a};
-    assert(p.method);
-    if (!check_method(o, cmd, given, p.method, e) || !use_files(&use, o, e) ||
-        !common_check_out("out", o->out, "safetensors", e))
-        return false;
-    float *weights = arena_alloc_n(a, (size_t)use.n, sizeof *weights);
-    lora_use_strengths(&use, 0, 1, weights);
-    p.weights = weights, p.n = use.n;
     struct model_params mp = {TENSOR_F32, 0};
     struct model *m = model_open(o->model, &mp, e);
     if (!m) return false;
     p.base[LORA_UNET] = m->unet_params;
     for (int i = 0; i < m->n_texts; i++) p.base[LORA_TEXT + i] = m->texts[i].params;
-    bool ok = run(&p, &use, m, o, a, e);
+    bool ok = run(&p, use, m, o, a, e);
     model_close(&m);
     return ok;
+}
+
+static bool merge_learning(const struct merge_options *o, const struct merge_learn *learn, const struct common *common,
+                           const struct train_merger *method, const struct lora_use *use, const float *weights, struct error *e) {
+    struct train_merge_params p = train_merge_params_default();
+    struct lora_merge_result r;
+    p.method = method, p.loras = use->paths, p.weights = weights, p.n = use->n;
+    p.rank = o->rank, p.seed = o->seed, p.dtype = dtype_of(o->dtype), p.out = o->out;
+    if (!merge_learn_run(learn, common, o->model, &p, &r, e)) return false;
+    if (!learn->dry_run) print_result(o, &r);
+    return true;
+}
+
+static bool merge(const struct merge_options *o, const struct merge_learn *learn, const struct common *common,
+                  const struct option_command *cmd, const struct option_result *given, struct arena *a, struct error *e) {
+    const struct train_merger *learnt = train_merger_find(o->method);
+    const struct lora_merger *method = learnt ? &learnt->merger : lora_merger_find(o->method);
+    struct lora_use use = {.arena = a};
+    assert(method);
+    common_apply(common);
+    if (!check_method(o, cmd, given, method, e) || !merge_learn_check(method->name, learnt, cmd, given, e) || !use_files(&use, o, e) ||
+        !common_check_out("out", o->out, "safetensors", e))
+        return false;
+    float *weights = arena_alloc_n(a, (size_t)use.n, sizeof *weights);
+    lora_use_strengths(&use, 0, 1, weights);
+    return learnt ? merge_learning(o, learn, common, learnt, &use, weights, e) : merge_files(o, method, &use, weights, a, e);
 }
 
 bool cmd_merge(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct merge_options o = {.density = 0.5, .dtype = "f16"};
+    struct merge_learn learn = merge_learn_defaults();
+    struct common common = {0};
     struct option_command cmd = {.usage = "merge --method NAME --lora FILE[:WEIGHT]... --model PATH --out FILE [options]",
                                  .about = "Makes one LoRA file of several.",
-                                 .tables = {{OPTION_ROWS(rows), &o}},
-                                 .n_tables = 1};
+                                 .tables = {{OPTION_ROWS(rows), &o}, merge_learn_table(&learn), common_table(&common),
+                                            common_files_table(&common.files)},
+                                 .n_tables = 4};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);
-    else if (ok) ok = merge(&o, &cmd, &given, a, e);
+    else if (ok) ok = merge(&o, &learn, &common, &cmd, &given, a, e);
     arena_destroy(&a);
     return ok;
 }

@@ -268,6 +268,14 @@ static bool save(struct merging *m, const char *out, struct error *e) {
     return lora_save_metadata(m->writer, meta, 2, rank, (float)rank, e) && st_writer_save(m->writer, out, e);
 }
 
+bool lora_merge_check(const struct lora_merge_params *p, const struct lora_keys *keys, struct error *e) {
+    struct lora_merge_result r = {0};
+    struct merging m = {.p = p, .arena = arena_create(NULL), .result = &r, .keys = keys};
+    bool ok = collect(&m, e) && check(&m, e);
+    arena_destroy(&m.arena);
+    return ok;
+}
+
 bool lora_merge(const struct lora_merge_params *p, const struct lora_keys *keys, const char *out, struct lora_merge_result *r,
                 struct error *e) {
     *r = (struct lora_merge_result){0};

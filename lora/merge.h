@@ -61,6 +61,8 @@ struct lora_merge_result {
     int n_left_out;
     int rank_min, rank_max;
 };
+/* What can be said without arithmetic: false with the sentence that lora_merge would give. */
+bool lora_merge_check(const struct lora_merge_params *p, const struct lora_keys *keys, struct error *e);
 /* False with a sentence; the file appears by rename or not at all. The same input gives the same bytes. */
 bool lora_merge(const struct lora_merge_params *p, const struct lora_keys *keys, const char *out, struct lora_merge_result *r,
                 struct error *e);

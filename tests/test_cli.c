@@ -147,6 +147,12 @@ static void loras_become_one(void **s) {
     assert_non_null(strstr(out_text, "6 of 6 modules can be applied"));
     assert_non_null(strstr(out_text, "first:0.8, second:-0.6"));
     expect_failure("", "merge --method concat --rank 3 " MINI PAIR "--out never.safetensors", "takes no --rank");
+    expect_failure("", "merge --method sum --steps 3 " MINI PAIR "--out never.safetensors", "runs no model");
+    expect_failure("", "merge --method ziplora --partial " MINI PAIR "--out never.safetensors", "takes no --partial");
+    expect_failure("", "merge --method ziplora --prompt fox " MINI PAIR "--out never.safetensors", "one for every LoRA");
+    expect_failure("", "merge --method ziplora " MINI PAIR "--out never.safetensors", "--data folder for every --lora");
+    RUN_OK("merge --method ziplora --dry-run --prompt fox --prompt ink --resolution 64 " MINI PAIR "--out never.safetensors");
+    assert_non_null(strstr(out_text, "3 learn"));
     expect_failure("", "merge --method sum " MINI "--lora one.safetensors --out never.safetensors", "at least two");
     expect_failure("", "merge --method sum " MINI "--lora one.safetensors --lora $M/mini-xl.lora.safetensors --out never.safetensors",
                    "does not fit this model");
