@@ -128,7 +128,7 @@ static void test_half(void **state) {
     assert_true(fabs(loss.distance / distance[0] - 1) < 0.01 && fabs(loss.overlap / overlap[0] - 1) < 1e-6);
     double off = compare(&b, "gradient", ziplora_gradient);
     print_message("gradients: worst difference %.2g of a layer's largest\n", off);
-    assert_true(off < 0.05);
+    assert_true(off < 0.1); /* as for the trainer */
     for (int k = 0; k < 3; k++) {
         loss = step(&b, k, 0.01f);
         assert_true(fabs(loss.distance / distance[k] - 1) < 0.02);
