@@ -97,7 +97,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     for (int i = 0; i < p->n_buckets; i++)
         printf("%s%dx%d of %d", i ? ", " : "buckets     ", p->buckets[i].w, p->buckets[i].h, p->buckets[i].n_pictures);
     if (p->n_buckets) printf("\n");
-    printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
+    if (p->n_layers) printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
@@ -142,7 +142,9 @@ static bool train(struct trainer *t, const struct train_options *o, double start
     char time[COMMON_BYTES_TEXT];
     common_seconds_text(os_now_seconds() - started, time);
     if (finished) {
-        printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, trainer_plan(t).rank, o->steps, time);
+        struct train_plan plan = trainer_plan(t);
+        if (plan.n_layers) printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, plan.rank, o->steps, time);
+        else printf("%s: new words after %d steps, %s in all\n", o->out, o->steps, time);
         return true;
     }
     struct arena *a = arena_create(NULL);

@@ -5,6 +5,7 @@
 
 #include "app/common.h"
 #include "base/arena.h"
+#include "base/text.h"
 
 #define FIELD(name) offsetof(struct train_method_options, name)
 
@@ -22,6 +23,10 @@ static const struct option rows[] = {
     {"rslora", OPTION_FLAG, FIELD(rslora), NULL, "the LoRA counts alpha/sqrt(rank) instead of alpha/rank"},
     {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X", "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
     {"text-lr", OPTION_NUMBER, FIELD(text_lr), "X", "learning rate of the text encoder's LoRA (as --lr)", 0, 10},
+    {"kind", OPTION_CHOICE, FIELD(kind), "KIND", "what learns in the layers: lora, or none for --token alone", .choices = "lora|none"},
+    {"token", OPTION_LIST, FIELD(tokens), "NAME[=WORDS]", "a new word that captions have, such as <new1>: its vector is learned, beginning as\nthese words of the model; may be repeated"},
+    {"token-vectors", OPTION_INT, FIELD(token_vectors), "N", "vectors of a new word (1)", 1, TRAIN_MAX_VECTORS},
+    {"token-lr", OPTION_NUMBER, FIELD(token_lr), "X", "learning rate of new words (as --lr)", 0, 10},
     {"prodigy-d-coef", OPTION_NUMBER, FIELD(prodigy_d_coef), "X", "factor on the rate that Prodigy finds (1)", 0, 100},
     {"prodigy-growth", OPTION_NUMBER, FIELD(prodigy_growth), "X", "most that its rate may grow in a step, at least 1 (no limit)", 0, 1000},
     {"prodigy-bias-correction", OPTION_FLAG, FIELD(prodigy_bias_correction), NULL, "Prodigy corrects its moments as Adam does"},
@@ -62,10 +67,22 @@ static const struct option rows[] = {
 };
 
 struct train_method_options train_method_defaults(const struct train_params *p) {
-    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw", .loss = "l2"};
+    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw", .loss = "l2",
+                                         .kind = "lora", .token_vectors = 1};
 }
 
 struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
+
+/* NAME or NAME=WORDS; the first = ends the name. */
+static void apply_words(const struct train_method_options *o, struct train_params *p, struct arena *a) {
+    struct train_word *words = arena_alloc_n(a, (size_t)o->tokens.n + 1, sizeof *words);
+    for (int i = 0; i < o->tokens.n; i++) {
+        const char *text = o->tokens.items[i], *equals = strchr(text, '=');
+        words[i] = (struct train_word){equals ? arena_strndup(a, text, (size_t)(equals - text)) : text, equals ? equals + 1 : NULL, o->token_vectors};
+    }
+    p->words = words, p->n_words = o->tokens.n, p->word_lr = (float)o->token_lr;
+    p->kind = !strcmp(o->kind, "none") ? TRAIN_NONE : TRAIN_LORA;
+}
 
 bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a, struct error *e) {
     p->masks = o->masks, p->tensorboard = o->tensorboard, p->plot = o->plot;
@@ -82,6 +99,7 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->buckets = (struct bucket_params){.on = o->buckets, .min = o->bucket_min, .max = o->bucket_max, .step = o->bucket_step,
                                         .no_upscale = o->bucket_no_upscale};
     p->min_timestep = o->min_timestep, p->max_timestep = o->max_timestep;
+    apply_words(o, p, a);
     p->max_weight_norm = (float)o->scale_weight_norms;
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
@@ -117,6 +135,12 @@ void train_method_print(const struct train_params *p) {
     printf("rate        %s", train_schedule_name(p->schedule.kind));
     if (p->schedule.warmup > 0) printf(", rising over %d steps", train_schedule_warmup(&p->schedule, p->steps));
     printf("\n");
+    for (int i = 0; i < p->n_words; i++) {
+        printf("new word    %s, %d vector%s", TEXT_SHOW(p->words[i].name), p->words[i].n, p->words[i].n == 1 ? "" : "s");
+        if (p->words[i].init) printf(", from %s", TEXT_SHOW(p->words[i].init));
+        if (p->word_lr > 0) printf(", at %g", (double)p->word_lr);
+        printf("\n");
+    }
     if (p->blocks) printf("blocks      %s\n", p->blocks);
     if (p->block_ranks) printf("ranks       %s, elsewhere %d\n", p->block_ranks, p->rank);
     if (p->rslora) printf("scale       alpha/sqrt(rank)\n");

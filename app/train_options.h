@@ -17,8 +17,10 @@ struct train_method_options {
     int pyramid_iterations, min_timestep, max_timestep;
     double scale_weight_norms;
     const char *masks, *tensorboard, *plot;
-    const char *optimizer, *blocks, *block_rank, *loss, *huber_schedule;
-    double huber_c;
+    const char *optimizer, *blocks, *block_rank, *loss, *huber_schedule, *kind;
+    struct option_list tokens;
+    int token_vectors;
+    double huber_c, token_lr;
     int lr_cycles;
     double lr_power, lr_end, lr_min, lr_timescale, lr_decay;
     bool rslora;

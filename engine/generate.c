@@ -383,6 +383,7 @@ bool generator_run(struct generator *g, const struct generate_picture *p, const 
     return generator_run_batch(g, p, 1, progress, &rgb, err);
 }
 
+void generator_forget_prompts(struct generator *g) { prompter_forget(g->prompter); }
 const float *generator_latents(const struct generator *g) { return g->latents; }
 int generator_steps(const struct generator *g) { return g->params.steps; }
 double generator_first_step_seconds(const struct generator *g) { return g->first_step; }

@@ -42,6 +42,8 @@ struct generate_progress { /* called after every step; n_steps: those that are d
 struct generator;
 struct generator *generator_create(struct engine *e, const struct generate_params *p, struct error *err);
 void generator_destroy(struct generator **g);
+/* Encodes prompts anew from now on: the adapter or the words changed. */
+void generator_forget_prompts(struct generator *g);
 /* rgb [h][w][3], or NULL: latents alone. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                    struct error *err);

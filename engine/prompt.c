@@ -91,6 +91,11 @@ void prompter_destroy(struct prompter **p) {
     *p = NULL;
 }
 
+void prompter_forget(struct prompter *p) {
+    arena_destroy(&p->cache);
+    p->n_kept = 0;
+}
+
 bool prompter_heeds_strength(const struct prompter *p) { return p->params.adapter && adapter_touches_text(p->params.adapter); }
 
 /* Forgets what was encoded with other strengths, or has become too much. */

@@ -23,6 +23,9 @@ struct prompter;
 struct prompter *prompter_create(struct engine *e, const struct prompter_params *p, struct error *err);
 void prompter_destroy(struct prompter **p);
 
+/* Forgets what was encoded: LoRA or words have other numbers now. */
+void prompter_forget(struct prompter *p);
+
 /* Whether strengths matter: there is a LoRA on a text encoder. */
 bool prompter_heeds_strength(const struct prompter *p);
 

@@ -108,6 +108,13 @@ bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char
     return lora_stack_add(s, adapter, model, path, &f, e);
 }
 
+int lora_stack_add_own(struct lora_stack *s, const char *name, struct shape shape, const float *start) {
+    assert(!s->sealed && s->set->trainable);
+    s->own = arena_grow(s->arena, s->own, (size_t)s->n_own, (size_t)s->n_own + 1, sizeof *s->own);
+    s->own[s->n_own] = (struct lora_stack_own){arena_strdup(s->arena, name), shape, start, -1};
+    return s->n_own++;
+}
+
 /* --- layouts and slots -------------------------------------------------------------------------------- */
 
 static bool same_layout(const struct lora_stack *s, const struct lora_stack_layer *a,
@@ -163,6 +170,11 @@ bool lora_stack_seal(struct lora_stack *s, struct error *e) {
     for (int m = 0; m < s->n_models; m++)
         for (int t = 0; t < s->models[m].targets->n + s->models[m].targets->n_norms; t++)
             if (s->models[m].layer_of[t] >= 0 && !layer_place(s, &s->layers[s->models[m].layer_of[t]], e)) return false;
+    for (int i = 0; i < s->n_own; i++) {
+        struct lora_stack_own *o = &s->own[i];
+        if (!tensor_set_has_room(s->set, o->shape)) return error_set(e, "%s is larger than what can be placed.", o->name);
+        o->slot = tensor_set_add(s->set, o->name, o->shape);
+    }
     lora_stack_seal_dense(s);
     return true;
 }
@@ -181,6 +193,8 @@ static size_t down_at(const struct lora_stack_layer *layer, const struct lora_st
 bool lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst, struct error *e) {
     assert(s->sealed && slot >= 0 && slot < s->set->n_slots);
     const struct lora_stack_layer *layer = layer_of_slot(s, slot);
+    for (int i = 0; i < s->n_own; i++)
+        if (s->own[i].slot == slot) return memcpy(dst, s->own[i].start, (size_t)shape_elems(s->own[i].shape) * sizeof *dst), true;
     if (!layer) return lora_stack_read_dense(s, slot, dst, e);
     memset(dst, 0, (size_t)shape_elems(s->set->slots[slot].shape) * sizeof *dst);
     size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns;

@@ -56,6 +56,13 @@ struct lora_stack_layer {
     struct lora_stack_dense *dense;
     int n_dense, cap_dense;
 };
+/* A tensor that trains beside the layers and belongs to none of them: a learnt word's vectors. */
+struct lora_stack_own {
+    const char *name;
+    struct shape shape;
+    const float *start; /* canonical rows */
+    int slot;           /* once sealed */
+};
 struct lora_stack_layout {
     int first, columns;
     const struct lora_stack_layer *like; /* the first layer that has it */
@@ -77,6 +84,8 @@ struct lora_stack {
     int n_layers, cap_layers;
     struct lora_stack_layout *layouts;
     int n_layouts, n_columns;
+    struct lora_stack_own *own;
+    int n_own;
     int *dense_column; /* per adapter: its strength among the columns, or -1 */
     bool sealed;
 };
@@ -98,6 +107,8 @@ bool lora_stack_add_dense(struct lora_stack *s, int adapter, int model, const ch
 /* Fresh factors for training: down uniform in +-1/sqrt(in*k*k), up zero. */
 bool lora_stack_add_new(struct lora_stack *s, int adapter, int model, const char *path, int rank, float alpha,
                         struct rng *rng, struct error *e);
+/* Returns its index among the stack's own tensors; start must outlive the stack. */
+int lora_stack_add_own(struct lora_stack *s, const char *name, struct shape shape, const float *start);
 /* Places the slots; nothing can be added afterwards. False with a sentence if they are more than a set can place. */
 bool lora_stack_seal(struct lora_stack *s, struct error *e);
 

@@ -1,5 +1,7 @@
 /* Weighted text to windows of token ids, as A1111 fills them. */
+#include <ctype.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/arena.h"
 #include "textenc/prompt.h"
@@ -87,10 +89,10 @@ static void add_word(struct filler *f, int word, float weight, int run) {
     for (int v = 0; v < n; v++) f->items[f->n++] = (struct item){0, weight, run, word, v};
 }
 
-static void add_run(struct filler *f, const struct prompt_run *r, int index) {
+static void add_text(struct filler *f, const char *text, const struct prompt_run *r, int index) {
     int limit = f->p->comma_backtrack ? f->p->comma_backtrack : 20;
     size_t n;
-    int32_t *ids = tokens(f->a, f->p->tokenizer, r->text, &n);
+    int32_t *ids = tokens(f->a, f->p->tokenizer, text, &n);
     for (size_t i = 0; i < n;) {
         if (ids[i] == f->comma) f->last_comma = f->n;
         else backtrack(f, limit);
@@ -105,6 +107,32 @@ static void add_run(struct filler *f, const struct prompt_run *r, int index) {
             f->out->n_tokens++;
         }
     }
+}
+
+/* Punctuation runs into what stands beside it and makes other tokens of it: "<new1>," ends in ">,". A name that begins
+ * and ends so is therefore looked for in the text, as in diffusers. Returns its place and length; NULL for none. */
+static const char *find_mark(const struct filler *f, const char *text, size_t *length) {
+    const char *first = NULL;
+    for (int w = 0; w < f->p->n_words; w++) {
+        const char *name = f->p->words[w].name;
+        size_t n = strlen(name);
+        if (!n || !ispunct((unsigned char)name[0]) || !ispunct((unsigned char)name[n - 1])) continue;
+        const char *at = text;
+        while (*at && strncasecmp(at, name, n) != 0) at++;
+        if (*at && (!first || at < first || (at == first && n > *length))) first = at, *length = n;
+    }
+    return first;
+}
+
+static void add_run(struct filler *f, const struct prompt_run *r, int index) {
+    const char *text = r->text, *mark;
+    size_t length = 0;
+    while ((mark = find_mark(f, text, &length))) {
+        add_text(f, arena_strndup(f->a, text, (size_t)(mark - text)), r, index);
+        add_text(f, arena_strndup(f->a, mark, length), r, index);
+        text = mark + length;
+    }
+    add_text(f, text, r, index);
 }
 
 /* One window only: the rest is counted and shown. */

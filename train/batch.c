@@ -86,7 +86,7 @@ static int choose_text(struct trainer *t, int slot, uint32_t picture) {
     if (!caption_varies(&t->params.captions)) return t->text_of[picture];
     caption_vary(&t->params.captions, &t->dice, t->data.samples[picture].caption, caption);
     for (int i = 0; i < m->n_texts; i++)
-        tokenizer_encode_window(m->texts[i].tokenizer, caption, t->ids[i] + (t->n_texts + slot) * t->tokens, &cut);
+        train_words_encode(t, i, caption, t->ids[i] + (t->n_texts + slot) * t->tokens, &cut);
     return t->n_texts + slot;
 }
 

@@ -91,7 +91,7 @@ static void collect_texts(struct trainer *t, const char **texts) {
     for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)(t->n_texts + t->params.batch) * (size_t)t->tokens, sizeof *t->ids[i]);
     for (int k = 0; k < t->n_texts; k++) {
         struct tokenizer_cut cut;
-        for (int i = 0; i < m->n_texts; i++) tokenizer_encode_window(m->texts[i].tokenizer, texts[k], t->ids[i] + k * t->tokens, &cut);
+        for (int i = 0; i < m->n_texts; i++) train_words_encode(t, i, texts[k], t->ids[i] + k * t->tokens, &cut);
         if (cut.n_dropped) log_warn("the caption \"%.60s...\" has %zu tokens; dropped: \"%s\"", texts[k], cut.n_tokens, cut.text);
     }
 }

@@ -212,22 +212,51 @@ static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *
     return true;
 }
 
-bool train_lora_save(struct trainer *t, const char *path, struct error *err) {
-    struct arena *a = arena_create(NULL);
+/* "hero.safetensors" -> "hero-words.safetensors" */
+static char *words_path(struct arena *a, const char *path) {
+    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    int stem = dot && (!slash || dot > slash) ? (int)(dot - path) : (int)strlen(path);
+    return arena_printf(a, "%.*s-words.safetensors", stem, path);
+}
+
+static bool save_words(struct trainer *t, const struct embedding_list *words, struct metadata_params *meta, const char *path, struct error *err) {
+    struct st_writer *w = st_writer_create();
+    struct metadata_params own = *meta;
+    own.words_alone = true;
+    train_words_save(t, words, w);
+    bool ok = metadata_add(w, &own, err) && st_writer_save(w, path, err);
+    st_writer_destroy(&w);
+    return ok;
+}
+
+static bool save_layers(struct trainer *t, const struct embedding_list *words, const struct lora_save_params *layers,
+                        const struct metadata_params *meta, const char *path, struct error *err) {
     struct lora_model model = adapter_lora_model(t->e->model);
     struct lora_keys *keys = lora_keys_create(&model);
-    int n = t->adapter->stack->n_layers;
-    struct lora_save_module *modules = arena_alloc_n(a, (size_t)n, sizeof *modules);
-    struct metadata_params meta;
-    describe(t, &meta, a);
     struct st_writer *w = st_writer_create();
-    bool ok = train_weights_show(t, err) && gather(t, a, modules, err);
-    ok = train_weights_hide(t, err) && ok;
-    struct lora_save_params sp = {.modules = modules, .n_modules = n, .dtype = t->params.half ? ST_F16 : ST_F32};
-    if (ok) lora_save_tensors(w, keys, &sp);
-    ok = ok && metadata_add(w, &meta, err) && st_writer_save(w, path, err);
+    lora_save_tensors(w, keys, layers);
+    train_words_bundle(t, words, w);
+    bool ok = metadata_add(w, meta, err) && st_writer_save(w, path, err);
     st_writer_destroy(&w);
     lora_keys_destroy(&keys);
+    return ok;
+}
+
+bool train_lora_save(struct trainer *t, const char *path, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    int n = t->adapter->stack->n_layers;
+    struct lora_save_module *modules = arena_alloc_n(a, (size_t)n + 1, sizeof *modules);
+    struct embedding_list words = {.arena = a};
+    struct metadata_params meta;
+    describe(t, &meta, a);
+    for (int i = 0; i < t->words.n; i++)
+        meta.trigger_phrase = arena_printf(a, "%s%s%s", i ? meta.trigger_phrase : "", i ? ", " : "", t->words.names[i].name);
+    bool ok = train_weights_show(t, err) && gather(t, a, modules, err) && train_words_read(t, &words, err);
+    ok = train_weights_hide(t, err) && ok;
+    struct lora_save_params sp = {.modules = modules, .n_modules = n, .dtype = t->params.half ? ST_F16 : ST_F32};
+    bool alone = t->params.kind == TRAIN_NONE;
+    if (ok && !alone) ok = save_layers(t, &words, &sp, &meta, path, err);
+    if (ok && words.n) ok = save_words(t, &words, &meta, alone ? path : words_path(a, path), err);
     arena_destroy(&a);
     return ok;
 }

@@ -28,13 +28,15 @@ static struct clip_outputs text_encoder(struct trainer *t, struct graph *g, int 
     const struct model_text *text = &m->texts[which];
     bool pooled = model_pooled_dim(m) && which + 1 == m->n_texts;
     struct lora_binding *binding = &tape->bindings[LORA_TEXT + which];
+    struct clip_extras extras;
+    train_words_build(t, g, which, &extras);
     if (t->params.train_text_encoder) {
         lora_stack_bind_with(t->adapter->stack, t->adapter->models[LORA_TEXT + which], g, tape->strength, binding);
         train_dropout_add(t, binding);
     }
     tape->ids[which] = graph_io(g, text->part, (struct shape){t->params.batch, 1, t->tokens, 1});
     if (pooled) tape->ends = graph_io(g, "ends", (struct shape){t->params.batch, 1, 1, 1});
-    struct clip_inputs in = {tape->ids[which], pooled ? tape->ends : -1};
+    struct clip_inputs in = {tape->ids[which], pooled ? tape->ends : -1, t->words.n ? &extras : NULL};
     struct clip_params cp = engine_clip_params(m, 0);
     struct clip_outputs out = {-1, -1};
     struct nn_ctx c = nn_begin(g, text->params, t->params.train_text_encoder ? &binding->hook : NULL, text->part);
@@ -95,7 +97,7 @@ void train_condition_place(struct trainer *t, int slot, int which_text, uint32_t
         return;
     }
     for (int i = 0; i < m->n_texts; i++)
-        for (size_t k = 0; k < tokens; k++) c->ids[i][(size_t)slot * tokens + k] = (float)t->ids[i][text * tokens + k];
+        train_words_place(t, i, slot, t->ids[i] + text * tokens, c->ids[i] + (size_t)slot * tokens);
     place_end(t, slot, t->ids[m->n_texts - 1] + text * tokens);
     place_added(t, slot, NULL, sizes);
 }
@@ -114,11 +116,10 @@ void train_condition_given(struct trainer *t, const struct train_given *given, s
             place_added(t, b, given->pooled ? given->pooled + image * n_pooled : NULL, sizes);
             continue;
         }
-        for (int i = 0; i < m->n_texts; i++)
-            for (size_t k = 0; k < tokens; k++) {
-                c->ids[i][(size_t)b * tokens + k] = given->ids[i][image * tokens + k];
-                last[k] = (int32_t)given->ids[i][image * tokens + k];
-            }
+        for (int i = 0; i < m->n_texts; i++) {
+            for (size_t k = 0; k < tokens; k++) last[k] = (int32_t)given->ids[i][image * tokens + k];
+            train_words_place(t, i, b, last, c->ids[i] + (size_t)b * tokens);
+        }
         place_end(t, b, last);
         place_added(t, b, NULL, sizes);
     }
@@ -135,6 +136,7 @@ void train_condition_write(struct trainer *t) {
     if (tape->ends >= 0) gpu_program_write(prog, tape->ends, c->ends);
     for (int i = 0; i < MODEL_MAX_TEXTS; i++)
         if (tape->ids[i] >= 0) gpu_program_write(prog, tape->ids[i], c->ids[i]);
+    train_words_write(t);
 }
 
 const float *train_condition_sample(struct trainer *t) {

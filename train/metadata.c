@@ -106,6 +106,7 @@ static void add_model(struct st_writer *w, const struct metadata_params *p) {
 }
 
 static void add_network(struct st_writer *w, const struct metadata_params *p) {
+    if (p->words_alone) return;
     text(w, "ss_network_module", p->network_module ? p->network_module : "networks.lora");
     whole(w, "ss_network_dim", p->rank);
     char alpha[METADATA_FLOAT_BYTES];
@@ -149,7 +150,10 @@ static void add_run(struct st_writer *w, const struct metadata_params *p) {
 static void add_modelspec(struct st_writer *w, const struct metadata_params *p, const char *data_hash) {
     char s[80];
     text(w, "modelspec.sai_model_spec", "1.0.1");
-    text(w, "modelspec.architecture", p->v_prediction ? families[p->family].architecture_v : families[p->family].architecture);
+    const char *architecture = p->v_prediction ? families[p->family].architecture_v : families[p->family].architecture;
+    char words[80];
+    snprintf(words, sizeof words, "%.*s/textual-inversion", (int)strcspn(architecture, "/"), architecture);
+    text(w, "modelspec.architecture", p->words_alone ? words : architecture);
     text(w, "modelspec.implementation", families[p->family].implementation);
     text(w, "modelspec.title", p->output_name);
     snprintf(s, sizeof s, "%dx%d", p->w, p->h);

@@ -51,6 +51,8 @@ struct metadata_params {
     /* Wall clock. Left out by default, so that the same run gives the same bytes. */
     const char *started_at, *finished_at, *date; /* seconds since 1970 as text, the same, ISO 8601 */
 
+    bool words_alone; /* new words without a network */
+
     const char *author, *description, *license, *trigger_phrase;
 };
 

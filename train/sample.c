@@ -12,17 +12,28 @@ static const char *sheet_path(const struct trainer *t, struct arena *a) {
     return arena_printf(a, "%.*s-sample-%06d.png", stem, t->params.out, t->step);
 }
 
+/* The generator keeps the words' names from its first sheet; their vectors are new for each. */
+static bool read_words(struct trainer *t, struct arena *a, struct error *err) {
+    t->sample_words.arena = a;
+    return !t->words.n || train_words_read(t, &t->sample_words, err);
+}
+
+static bool open_generator(struct trainer *t, struct error *err) {
+    int size = t->plan.resolution;
+    if (t->samples) return true;
+    struct generate_params gp = {.w = size, .h = size, .steps = t->params.sample_steps, .cfg = t->params.sample_cfg,
+                                 .adapter = t->params.kind == TRAIN_NONE ? NULL : t->adapter, .words = &t->sample_words};
+    t->samples = generator_create(t->e, &gp, err);
+    return t->samples != NULL;
+}
+
 bool train_samples_draw(struct trainer *t, struct error *err) {
     int size = t->plan.resolution, n = t->params.n_sample_prompts;
-    if (!t->samples) {
-        struct generate_params gp = {.w = size, .h = size, .steps = t->params.sample_steps, .cfg = t->params.sample_cfg,
-                                     .adapter = t->adapter};
-        if (!(t->samples = generator_create(t->e, &gp, err))) return false;
-    }
     struct arena *a = arena_create(NULL);
     struct image *cells = arena_alloc_n(a, (size_t)n, sizeof *cells);
     const char **labels = arena_alloc_n(a, (size_t)n, sizeof *labels);
-    bool ok = train_weights_show(t, err);
+    bool ok = train_weights_show(t, err) && read_words(t, a, err) && open_generator(t, err);
+    if (ok) generator_forget_prompts(t->samples);
     for (int i = 0; ok && i < n; i++) {
         cells[i] = image_create(a, size, size);
         labels[i] = t->params.sample_prompts[i];

@@ -73,11 +73,25 @@ static void add_optimiser(struct list *l, const struct train_params *p) {
     real(l, "ss_text_encoder_lr_own", tidy(p->text_lr));
 }
 
+/* "<new1>=cat x2": also what a resumed run must learn. */
+static void add_words(struct list *l, const struct train_params *p) {
+    static const char *const kinds[] = {[TRAIN_LORA] = "lora", [TRAIN_NONE] = "none"};
+    const char *all = "None";
+    for (int i = 0; i < p->n_words; i++) {
+        const struct train_word *w = &p->words[i];
+        all = arena_printf(l->a, "%s%s%s%s x%d", i ? all : "", i ? ", " : "", w->name, w->init ? arena_printf(l->a, "=%s", w->init) : "", w->n);
+    }
+    add(l, "ss_new_tokens", all);
+    real(l, "ss_new_token_lr", tidy(p->word_lr));
+    add(l, "ss_adapter_kind", kinds[p->kind]);
+}
+
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out) {
     struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
     add(&l, "ss_recipe", p->recipe ? p->recipe : "None");
     add_noise(&l, p);
     add_optimiser(&l, p);
+    add_words(&l, p);
     add_schedule(&l, &p->schedule);
     if (p->min_timestep) add(&l, "ss_min_timestep", arena_printf(a, "%d", p->min_timestep));
     if (p->max_timestep) add(&l, "ss_max_timestep", arena_printf(a, "%d", p->max_timestep));

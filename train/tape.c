@@ -45,7 +45,7 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
     int models[LORA_N_PARTS], n = 0;
     if (!check_blocks(&t->params, &layers, err)) return false;
     for (int p = 0; p < LORA_N_PARTS; p++) {
-        bool learns = layers.targets[p] && (p == LORA_UNET || t->params.train_text_encoder);
+        bool learns = layers.targets[p] && t->params.kind != TRAIN_NONE && (p == LORA_UNET || t->params.train_text_encoder);
         models[p] = learns ? lora_stack_model(stack, lora_part_name((enum lora_part)p), layers.targets[p]) : -1;
     }
     lora_stack_adapter(stack);
@@ -54,7 +54,9 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
         if (added < 0) return false;
         n += added;
     }
-    if (n == 0) return error_set(err, "The model has no layer that the chosen --targets%s name; try --targets all%s.",
+    if (!train_words_create(t, stack, err)) return false;
+    if (n == 0 && t->params.kind != TRAIN_NONE)
+        return error_set(err, "The model has no layer that the chosen --targets%s name; try --targets all%s.",
                                 t->params.blocks ? " and --blocks" : "", t->params.blocks ? " or more blocks" : "");
     if (!lora_stack_seal(stack, err)) return false;
     t->plan.n_layers = n;
@@ -63,6 +65,7 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
         const struct shape w = l->target->weight;
         t->plan.n_params += (int64_t)l->parts[0].rank * (w.n * (int64_t)w.c + w.w);
     }
+    for (int i = 0; i < stack->n_own; i++) t->plan.n_params += shape_elems(stack->own[i].shape);
     for (int i = 0; i < stack->set->n_chunks; i++) t->plan.adapter_bytes += stack->set->chunk_texels[i] * 16;
     t->adapter = adapter_adopt(e, stack, models, err);
     return t->adapter != NULL;
@@ -92,7 +95,9 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     tape->g = g;
     tape->remat = remat;
     struct lora_binding *binding = &tape->bindings[LORA_UNET];
-    lora_stack_bind(t->adapter->stack, t->adapter->models[LORA_UNET], g, "adapter", t->params.batch, binding);
+    bool adapts = t->adapter->models[LORA_UNET] >= 0;
+    binding->strength = -1;
+    if (adapts) lora_stack_bind(t->adapter->stack, t->adapter->models[LORA_UNET], g, "adapter", t->params.batch, binding);
     tape->strength = binding->strength;
     const struct lora_dropout *d = &t->params.dropout;
     bool drops = d->network > 0 || d->rank > 0 || d->module > 0;
@@ -105,7 +110,7 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     in.timestep = tape->timestep = graph_io(g, "timestep", per_image);
     tape->target = graph_io(g, "target", latent);
     tape->seed = graph_io(g, "seed", per_image);
-    struct nn_ctx c = nn_begin(g, m->unet_params, &binding->hook, "unet");
+    struct nn_ctx c = nn_begin(g, m->unet_params, adapts ? &binding->hook : NULL, "unet");
     int prediction = unet_build(&c, &m->unet, &in);
     nn_end(&c);
     tape->mask = t->params.masks ? graph_io(g, "mask", latent) : -1;
@@ -186,6 +191,11 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
         slots[l->down] = (struct optimiser_slot){rate, l->columns, rank, l->target->weight.c};
         slots[l->up] = (struct optimiser_slot){rate * ratio, out, out, rank};
     }
+    for (int i = 0; i < stack->n_own; i++) {
+        const struct lora_stack_own *o = &stack->own[i];
+        float rate = t->params.word_lr ? t->params.word_lr / t->params.lr : 1;
+        slots[o->slot] = (struct optimiser_slot){rate, o->shape.w, o->shape.w, o->shape.c};
+    }
     struct optimiser_setup setup = {.set = stack->set, .grad_bank = t->params.accumulate > 1 ? SET_GRAD_SUM : SET_GRAD, .slots = slots,
                                     .loss_scale = t->loss_scale};
     t->optimiser = optimiser_create(t->arena, &t->params.optimiser, &setup, err);
@@ -253,6 +263,7 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
 }
 
 static void write_strengths(struct trainer *t) {
+    if (t->tape->strength < 0) return;
     struct arena *a = arena_create(NULL);
     float *strength = arena_alloc(a, (size_t)t->params.batch * sizeof *strength);
     float *columns = arena_alloc(a, (size_t)t->params.batch * (size_t)t->adapter->stack->n_columns * sizeof *columns);

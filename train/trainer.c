@@ -22,13 +22,19 @@ static bool check_params(const struct train_params *p, struct error *err) {
         return error_set(err, "Training needs at least one step, a batch of 1 to 64 and a rank of 1 to 1024.");
     const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
     if (!optimiser_params_check(&p->optimiser, err)) return false;
-    if (o->one_rate && (p->lora_plus || p->text_lr))
-        return error_set(err, "%s finds one rate for all parameters: --lora-plus and --text-lr do not go with it.", o->title);
+    if (o->one_rate && (p->lora_plus || p->text_lr || p->word_lr))
+        return error_set(err, "%s finds one rate for all parameters: --lora-plus, --text-lr and --token-lr do not go with it.", o->title);
     if (o->constant_schedule && p->schedule.kind != TRAIN_CONSTANT)
         return error_set(err, "%s does without a schedule: give --lr-schedule constant.", o->title);
     if (o->constant_schedule && p->ema > 0) return error_set(err, "%s averages by itself: leave --ema away.", o->title);
     if (!(p->lora_plus >= 0) || !(p->text_lr >= 0)) return error_set(err, "--lora-plus and --text-lr must not be negative.");
     if (p->text_lr && !p->train_text_encoder) return error_set(err, "--text-lr needs --train-text-encoder.");
+    if (!(p->word_lr >= 0)) return error_set(err, "--token-lr must not be negative.");
+    if (p->word_lr && !p->n_words) return error_set(err, "--token-lr is the rate of new words: name them with --token.");
+    if (p->kind == TRAIN_NONE && !p->n_words)
+        return error_set(err, "--kind none learns new words and nothing else: name one with --token.");
+    if (p->kind == TRAIN_NONE && p->train_text_encoder)
+        return error_set(err, "--kind none leaves the text encoder as it is: without --train-text-encoder, or with --kind lora.");
     if (!(p->lr >= 0)) return error_set(err, "The learning rate must not be negative.");
     if (!train_schedule_check(&p->schedule, err)) return false;
     if (train_schedule_warmup(&p->schedule, p->steps) > p->steps)
@@ -93,6 +99,7 @@ static void allocate(struct trainer *t) {
     t->history = arena_alloc_n(t->arena, (size_t)t->params.steps, 3 * sizeof(float));
     t->perturbed = arena_alloc_n(t->arena, n, sizeof(float));
     train_condition_allocate(t);
+    train_words_allocate(t);
     t->batch_t = arena_alloc_n(t->arena, b, sizeof(float));
     t->batch_seed = arena_alloc_n(t->arena, b, sizeof(float));
     t->batch_hyper = arena_alloc_n(t->arena, b, 2 * sizeof(float));
@@ -128,7 +135,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *give
     t->arena = a, t->e = e, t->params = *given;
     if (!prepare_recipe(t, err)) goto fail;
     t->plan.rank = p->rank;
-    t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions);
+    t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions) || p->n_words > 0;
     t->alpha_is_rank = !t->params.alpha;
     if (t->alpha_is_rank) t->params.alpha = (float)t->params.rank;
     const struct optimiser_traits *o = optimiser_find(p->optimiser.name);

@@ -12,6 +12,10 @@
 #include "train/dataset.h"
 #include "train/optimiser.h"
 #include "train/schedule.h"
+#include "train/words.h"
+
+/* What learns in the chosen layers: factors of low rank, the whole weight, or nothing (new words alone). */
+enum train_kind { TRAIN_LORA, TRAIN_NONE };
 
 enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
 
@@ -28,6 +32,10 @@ struct train_params {
     float alpha;            /* 0: rank */
     float lr;               /* 0: the optimiser's own */
     float lora_plus;        /* rate of the up factors over that of the down factors; 0: the same. Hayou et al. 2024 */
+    enum train_kind kind;
+    const struct train_word *words; /* new words for the text encoders; see train/words.h */
+    int n_words;
+    float word_lr;          /* rate of their vectors; 0: lr */
     float text_lr;          /* rate of the text encoders' LoRA; 0: lr */
     struct optimiser_params optimiser;
     struct train_schedule_params schedule;

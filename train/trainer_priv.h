@@ -13,6 +13,7 @@ struct train_tape {
     int sample, timestep, target, seed, strength, loss;
     int context, added;                          /* -1 where the text encoders learn */
     int ids[MODEL_MAX_TEXTS], ends, sizes;       /* -1 where they do not; ends and sizes: SDXL */
+    struct train_words_inputs words[MODEL_MAX_TEXTS];
     struct lora_binding bindings[LORA_N_PARTS];
     int dropout_key; /* -1 without dropout */
     int mask;        /* -1 without masks */
@@ -77,8 +78,8 @@ struct trainer {
     float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */
     float *contexts;  /* [texts][tokens][width], unless the text encoders train */
     float *pooled;    /* [texts][model_pooled_dim], likewise */
-    int32_t *ids[MODEL_MAX_TEXTS]; /* [texts, then one per slot of the batch][tokens] */
-    bool text_on_tape; /* the text encoders run in every step: they learn, or captions vary */
+    int32_t *ids[MODEL_MAX_TEXTS]; /* [texts, then one per slot of the batch][tokens]; new words as train/words.h says */
+    bool text_on_tape; /* the text encoders run in every step: they or new words learn, or captions vary */
     float *time_ids;  /* [pictures][6]: SDXL's original size, crop and target size */
     float *extra;     /* [h][w][model_extra_channels]: everything masked; NULL: not an inpainting model */
     int *text_of;     /* picture -> text */
@@ -93,11 +94,13 @@ struct trainer {
     float loss_mean;
     float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent, *perturbed;
     float *batch_hyper; /* [b][2] */
+    struct train_words words;
     struct train_condition condition;
     float dropout_key[2];
     struct arena *shown_arena; /* trained weights while others stand in their place; NULL: they do not */
     void **shown;
     struct generator *samples;
+    struct embedding_list sample_words; /* the new words as they are when samples are drawn */
     struct jsonl *log;
     struct tfevents *events;
     float *history; /* [steps][3]: loss, its moving mean, learning rate */
