@@ -16,7 +16,7 @@ bool generate_open(struct generate_open *s, const struct common *c, struct gener
     const struct lora_use *l = &p->loras;
     if (l->n && !(s->adapter = adapter_open_blocks(s->engine, l->paths, lora_use_blocks(l), l->n, e))) return false;
     s->facts.adapter = s->adapter;
-    return prompt_use_load(&o->prompt_use, m, p->arena, e);
+    return prompt_use_load(&o->prompt_use, m, s->adapter ? s->adapter->files : NULL, l->n, p->arena, e);
 }
 
 bool generate_close(struct generate_open *s, bool ok, struct error *e) {

@@ -8,6 +8,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "engine/model.h"
+#include "lora/file.h"
 
 #define FIELD(name) offsetof(struct prompt_use, name)
 
@@ -49,7 +50,7 @@ static const char *hash_file(struct arena *a, const char *path, struct error *e)
     return arena_strndup(a, hex, 12);
 }
 
-bool prompt_use_load(struct prompt_use *u, const struct model *m, struct arena *a, struct error *e) {
+bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_file *const *loras, int n, struct arena *a, struct error *e) {
     int widths[MODEL_MAX_TEXTS];
     for (int i = 0; i < m->n_texts; i++) widths[i] = m->texts[i].cfg.width;
     u->words.arena = a;
@@ -61,6 +62,8 @@ bool prompt_use_load(struct prompt_use *u, const struct model *m, struct arena *
         for (int k = before; k < u->words.n; k++)
             u->hashes = arena_printf(a, "%s%s%s: %s", u->hashes ? u->hashes : "", u->hashes ? ", " : "", u->words.items[k].word, hash);
     }
+    for (int i = 0; i < n; i++)
+        if (loras[i]->n_embeddings && !embedding_load_bundled(&u->words, loras[i]->path, widths, m->n_texts, e)) return false;
     return true;
 }
 

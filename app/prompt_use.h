@@ -20,8 +20,10 @@ void prompt_use_defaults(struct prompt_use *u);
 struct option_table prompt_use_table(struct prompt_use *u);
 enum prompt_style prompt_use_style(const struct prompt_use *u);
 
-/* Reads the embedding files for the model's text encoders; everything lives in `a`. */
-bool prompt_use_load(struct prompt_use *u, const struct model *m, struct arena *a, struct error *e);
+struct lora_file;
+/* Reads the embedding files for the model's text encoders, then the words that the n LoRA files carry along; everything lives
+ * in `a`. */
+bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_file *const *loras, int n, struct arena *a, struct error *e);
 
 /* Fields for a recipe, and back. `given` tells which options the user gave; files of learnt words are looked for in dir. A recipe of
  * another program is in A1111's style. */

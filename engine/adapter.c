@@ -77,7 +77,8 @@ static int unit_of(struct adapter *ad, const struct unet_ldm *ldm, const struct 
 
 /* Matched modules of one file join the stack; the file is reported when only part of it fits. */
 static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, bool by_block, struct error *err) {
-    if (!lora_file_is_whole(f)) {
+    bool words_alone = f->n_by_status[LORA_MATCHED] == f->n_modules && !f->n_foreign; /* left out: those who draw load them */
+    if (!words_alone) {
         struct arena *a = arena_create(NULL);
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);

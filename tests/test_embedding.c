@@ -121,6 +121,28 @@ static void expect_refusal(struct arena *a, const char *text, int towers, const 
     assert_int_equal(list.n, 0);
 }
 
+/* A LoRA file's own words; what else lies there is none, and words that are there stay. */
+static void test_bundled(void **state) {
+    struct arena *a = arena_create(NULL);
+    struct error e = {0};
+    const struct tensor tensors[] = {{"bundle_emb.<new1>.string_to_param.*", 2, 2, widths[0], 5},
+                                     {"bundle_emb.here.string_to_param.*", 2, 1, widths[0], 7},
+                                     {"something", 2, 2, widths[0], 9}};
+    const char *path = make(a, "bundle.safetensors", tensors, 3, NULL), *plain = make(a, "plain.safetensors", tensors + 2, 1, NULL);
+    struct embedding_list list = {.arena = a};
+    const char *here = make(a, "here.safetensors", (const struct tensor[]){{"emb_params", 2, 1, widths[0], 3}}, 1, NULL);
+    assert_true(embedding_load(&list, here, widths, 1, &e));
+    assert_true(embedding_load_bundled(&list, path, widths, 1, &e));
+    assert_true(embedding_load_bundled(&list, plain, widths, 1, &e));
+    assert_int_equal(list.n, 2);
+    expect(&list, "here", 1, 0, 3);
+    expect(&list, "<new1>", 2, 0, 5);
+    assert_false(embedding_load_bundled(&list, make(a, "wide.safetensors", (const struct tensor[]){{"bundle_emb.w.emb_params", 2, 1, 9, 3}}, 1, NULL),
+                                        widths, 1, &e));
+    assert_non_null(strstr(e.text, "width 9"));
+    arena_destroy(&a);
+}
+
 static void test_refusals(void **state) {
     struct arena *a = arena_create(NULL);
     const struct tensor wide[] = {{"emb_params", 2, 1, 768, 0}}, own[] = {{"emb_params", 2, 3, WIDTH, 1}},
@@ -163,6 +185,6 @@ static int remove_folder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_safetensors), cmocka_unit_test(test_torch),
-                                       cmocka_unit_test(test_refusals)};
+                                       cmocka_unit_test(test_bundled), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/os.h"
 #include "base/path.h"
 #include "base/text.h"
@@ -23,6 +24,7 @@ struct reader {
     const struct st_file *file;
     const char *path, *name; /* name: what the file's own word is called */
     bool renamed;            /* on the command line */
+    bool bundled;            /* only words that a LoRA file carries along */
     const int *widths;
     int n_towers;
     struct error *e;
@@ -76,6 +78,7 @@ static bool name_of(const struct reader *r, const struct st_tensor *t, const cha
     *tower = -1;
     if (mark && strcmp(mark, "<embed>") == 0) return *word = t->name, true;
     if ((*word = bundled(r->list->arena, t->name, &rest))) return *tower = tower_of(rest), true;
+    if (r->bundled) return false;
     *tower = tower_of(t->name);
     if (*tower >= 0 || is_own(t->name)) return *word = r->name, true;
     /* diffusers: the name is the word. Whole numbers are an optimiser's or a tokenizer's. */
@@ -126,6 +129,10 @@ static bool add_word(const struct reader *r, const char *word, int n, const floa
     struct embedding_list *l = r->list;
     if (!word[0] || strlen(word) > MAX_WORD_BYTES || !text_utf8_valid(word, strlen(word)))
         return error_set(r->e, "%s: \"%s\" cannot be a word in a prompt.", TEXT_SHOW(r->path), TEXT_SHOW(word));
+    if (embedding_find(l, word) && r->bundled) {
+        log_warn("the word \"%s\" of %s is left out: another embedding has the name", TEXT_SHOW(word), TEXT_SHOW(r->path));
+        return true;
+    }
     if (embedding_find(l, word))
         return error_set(r->e,
                          "%s: the word \"%s\" is taken by another embedding; give one of them another name "
@@ -204,8 +211,8 @@ static bool read_file(const struct reader *r) {
     struct arena *scratch = arena_create(NULL);
     struct found *list = arena_alloc_n(scratch, st_count(r->file) + 1, sizeof *list);
     int n = gather(r, list), at = r->list->n;
-    bool ok = n > 0;
-    if (n == 0)
+    bool ok = n > 0 || (n == 0 && r->bundled);
+    if (n == 0 && !r->bundled)
         error_set(r->e,
                   "%s holds no textual-inversion vectors: those are called emb_params, clip_l and clip_g, "
                   "string_to_param "
@@ -235,6 +242,16 @@ bool embedding_load(struct embedding_list *list, const char *text, const int *wi
     if (!os_path_is_file(path))
         return error_set(e, "There is no embedding %s (--embedding FILE or --embedding NAME=FILE).",
                          TEXT_SHOW(path));
+    struct st_file *file = st_open(path, e);
+    if (!file) return false;
+    r.file = file;
+    bool ok = read_file(&r) && st_intact(file, e);
+    st_close(&file);
+    return ok;
+}
+
+bool embedding_load_bundled(struct embedding_list *list, const char *path, const int *widths, int n_towers, struct error *e) {
+    struct reader r = {.list = list, .path = path, .name = path, .bundled = true, .widths = widths, .n_towers = n_towers, .e = e};
     struct st_file *file = st_open(path, e);
     if (!file) return false;
     r.file = file;

@@ -30,5 +30,9 @@ struct embedding_list {
  * widths (family names are said), lacks a text encoder's part, is not finite, or repeats a word. */
 bool embedding_load(struct embedding_list *list, const char *text, const int *widths, int n_towers, struct error *e);
 
+/* The words that a LoRA file carries along (kohya's bundle_emb, or marked in its metadata); none is no error. Words that the
+ * list has already stay as they are. */
+bool embedding_load_bundled(struct embedding_list *list, const char *path, const int *widths, int n_towers, struct error *e);
+
 /* NULL where there is no such word. */
 const struct embedding *embedding_find(const struct embedding_list *list, const char *word);
