@@ -13,6 +13,7 @@ bool cmd_merge(int argc, char **argv, struct error *e);
 bool cmd_devices(int argc, char **argv, struct error *e);
 bool cmd_inspect(int argc, char **argv, struct error *e);
 bool cmd_bench(int argc, char **argv, struct error *e);
+bool cmd_distill(int argc, char **argv, struct error *e);
 bool cmd_train(int argc, char **argv, struct error *e);
 
 #endif

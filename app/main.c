@@ -12,6 +12,7 @@ static const struct {
     bool (*run)(int argc, char **argv, struct error *e);
 } commands[] = {
     {"train", "train a LoRA from a folder of pictures", cmd_train},
+    {"distill", "train a LoRA that draws in few steps", cmd_distill},
     {"generate", "make pictures from prompts, with LoRAs", cmd_generate},
     {"inspect", "say what a model folder, LoRA file or PNG is", cmd_inspect},
     {"convert", "write a LoRA in another program's spelling", cmd_convert},

@@ -33,8 +33,8 @@ static const struct option rows[] = {
     {"prodigy-safeguard", OPTION_FLAG, FIELD(prodigy_safeguard), NULL, "Prodigy's estimate leaves the warm-up out"},
     {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL, "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
     {"adafactor-scale", OPTION_FLAG, FIELD(adafactor_scale), NULL, "Adafactor's rate times the size of the weights"},
-    {"loss", OPTION_CHOICE, FIELD(loss), "NAME", "l2 (squared error), l1, huber or smooth-l1: pictures that stand out\npull less", .choices = "l2|l1|huber|smooth-l1"},
-    {"huber-c", OPTION_NUMBER, FIELD(huber_c), "X", "error from which on huber and smooth-l1 grow straight (0.1)", 0, 1000},
+    {"loss", OPTION_CHOICE, FIELD(loss), "NAME", "l2 (squared error), l1, huber, smooth-l1 or pseudo-huber: pictures that\nstand out pull less", .choices = "l2|l1|huber|smooth-l1|pseudo-huber"},
+    {"huber-c", OPTION_NUMBER, FIELD(huber_c), "X", "error from which on the Huber losses grow straight (0.1)", 0, 1000},
     {"huber-schedule", OPTION_CHOICE, FIELD(huber_schedule), "NAME", "how that c changes with the time: snr, exponential or constant (snr)",
      .choices = "snr|exponential|constant"},
     {"tensorboard", OPTION_TEXT, FIELD(tensorboard), "DIR", "write loss and learning rate for TensorBoard into this folder"},
@@ -108,8 +108,8 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
                                      .pyramid_discount = (float)o->pyramid_discount, .perturbation = (float)o->input_perturbation,
                                      .perturbation_random = o->input_perturbation_random};
     p->loss.c = (float)o->huber_c;
-    if (o->huber_schedule && strcmp(o->loss, "huber") && strcmp(o->loss, "smooth-l1"))
-        return error_set(e, "--huber-schedule belongs to --loss huber or smooth-l1.");
+    if (o->huber_schedule && (!strcmp(o->loss, "l2") || !strcmp(o->loss, "l1")))
+        return error_set(e, "--huber-schedule belongs to --loss huber, smooth-l1 or pseudo-huber.");
     return loss_kind_parse(o->loss, &p->loss.kind, e) &&
            (!o->huber_schedule || loss_c_schedule_parse(o->huber_schedule, &p->loss.c_schedule, e));
 }
@@ -151,7 +151,7 @@ void train_method_print(const struct train_params *p) {
         printf(p->max_timestep ? " to below %d\n" : "\n", p->max_timestep);
     }
     if (p->loss.kind == LOSS_L1) printf("loss        absolute error\n");
-    if (p->loss.kind == LOSS_HUBER || p->loss.kind == LOSS_SMOOTH_L1)
+    if (loss_has_c(p->loss.kind))
         printf("loss        %s, c %g, %s\n", loss_kind_name(p->loss.kind), p->loss.c > 0 ? (double)p->loss.c : 0.1,
                loss_c_schedule_name(p->loss.c_schedule));
     print_noise(&p->noise);

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const kinds[] = {"l2", "l1", "huber", "smooth-l1"};
+static const char *const kinds[] = {"l2", "l1", "huber", "smooth-l1", "pseudo-huber"};
 static const char *const schedules[] = {"snr", "exponential", "constant"};
 
 static int find(const char *name, const char *const *names, int n) {
@@ -14,8 +14,8 @@ static int find(const char *name, const char *const *names, int n) {
 }
 
 bool loss_kind_parse(const char *name, enum loss_kind *out, struct error *e) {
-    int i = find(name, kinds, 4);
-    if (i == 4) return error_set(e, "There is no loss \"%.40s\"; it can be l2, l1, huber or smooth-l1.", name);
+    int i = find(name, kinds, LOSS_KINDS);
+    if (i == LOSS_KINDS) return error_set(e, "There is no loss \"%.40s\"; it can be l2, l1, huber, smooth-l1 or pseudo-huber.", name);
     *out = (enum loss_kind)i;
     return true;
 }
@@ -31,9 +31,8 @@ const char *loss_kind_name(enum loss_kind kind) { return kinds[kind]; }
 const char *loss_c_schedule_name(enum loss_c_schedule s) { return schedules[s]; }
 
 bool loss_params_check(const struct loss_params *p, struct error *e) {
-    bool huber = p->kind == LOSS_HUBER || p->kind == LOSS_SMOOTH_L1;
-    if (!huber && (p->c != 0 || p->c_schedule != LOSS_C_SNR))
-        return error_set(e, "--huber-c and --huber-schedule belong to --loss huber or smooth-l1.");
+    if (!loss_has_c(p->kind) && (p->c != 0 || p->c_schedule != LOSS_C_SNR))
+        return error_set(e, "--huber-c and --huber-schedule belong to --loss huber, smooth-l1 or pseudo-huber.");
     if (!(p->c >= 0 && p->c <= 1000)) return error_set(e, "--huber-c must lie from 0 to 1000; 0.1 is usual.");
     return true;
 }
@@ -52,5 +51,5 @@ struct loss_terms loss_terms_at(const struct loss_params *p, const struct schedu
     assert(p->kind != LOSS_L2 && t >= 0 && t < s->n_train);
     if (p->kind == LOSS_L1) return (struct loss_terms){0, 1};
     float c = (float)c_at(p, s, t);
-    return (struct loss_terms){c, p->kind == LOSS_HUBER ? 2 * c : 2};
+    return (struct loss_terms){c, p->kind == LOSS_HUBER ? 2 * c : p->kind == LOSS_SMOOTH_L1 ? 2 : 1};
 }

@@ -1,4 +1,4 @@
-/* How training compares the model's answer with its target, element by element: squared error, absolute error, or one of two
+/* How training compares the model's answer with its target, element by element: squared error, absolute error, or one of three
  * pseudo-Huber losses that are squared where the error is small against c and absolute where it is large. Formulas as in
  * kohya's train_util; Huber losses for diffusion after Khrapov et al. 2024, arXiv 2403.16728. Host arithmetic. */
 #ifndef ATELIER_DIFFUSION_LOSS_H
@@ -11,6 +11,8 @@ enum loss_kind {
     LOSS_L1,        /* |d| */
     LOSS_HUBER,     /* 2c (sqrt(d^2 + c^2) - c) */
     LOSS_SMOOTH_L1, /* 2 (sqrt(d^2 + c^2) - c) */
+    LOSS_PSEUDO_HUBER, /* sqrt(d^2 + c^2) - c: consistency distillation's */
+    LOSS_KINDS
 };
 /* How c depends on the time t of T, sigma_t the schedule's. */
 enum loss_c_schedule {
@@ -25,11 +27,12 @@ struct loss_params {
     float c; /* 0: 0.1 */
 };
 
-/* Names "l2", "l1", "huber", "smooth-l1"; "snr", "exponential", "constant". */
+/* Names "l2", "l1", "huber", "smooth-l1", "pseudo-huber"; "snr", "exponential", "constant". */
 bool loss_kind_parse(const char *name, enum loss_kind *out, struct error *e);
 bool loss_c_schedule_parse(const char *name, enum loss_c_schedule *out, struct error *e);
 const char *loss_kind_name(enum loss_kind kind);
 const char *loss_c_schedule_name(enum loss_c_schedule s);
+static inline bool loss_has_c(enum loss_kind kind) { return kind != LOSS_L2 && kind != LOSS_L1; }
 bool loss_params_check(const struct loss_params *p, struct error *e);
 
 /* Every kind but l2 is factor * (sqrt(d^2 + c^2) - c). */

@@ -51,13 +51,21 @@ bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct mem
     return ok;
 }
 
+double denoiser_flops(struct engine *e, const struct denoiser_params *p) {
+    struct denoiser d = {.arena = arena_create(NULL)};
+    double flops = gpu_graph_flops(build(e, p, &d));
+    arena_destroy(&d.arena);
+    return flops;
+}
+
 struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct denoiser *d = arena_alloc(a, sizeof *d);
     d->arena = a;
     struct graph *g = build(e, p, d);
     const struct unet_config *cfg = &e->model->unet;
-    struct gpu_binding extra = {p->adapter ? p->adapter->stack->set : NULL, SET_DATA, p->adapter ? p->adapter->data : NULL};
+    struct gpu_binding extra = {.bank = SET_DATA};
+    if (p->adapter) extra.set = p->adapter->stack->set, extra.data = p->adapter_data ? p->adapter_data : p->adapter->data;
     d->prog = engine_program(e, g, "The UNet", ENGINE_UNET, &extra, p->adapter != NULL,
                              unet_hint, err);
     if (!d->prog) {
@@ -105,6 +113,10 @@ void denoiser_set_added(struct denoiser *d, const float *pooled, const float *ti
         (void)fits;
     }
     gpu_program_write(d->prog, d->in.added, d->added);
+}
+
+void denoiser_write_added(struct denoiser *d, const float *added) {
+    if (d->in.added >= 0) gpu_program_write(d->prog, d->in.added, added);
 }
 
 void denoiser_set_guidance(struct denoiser *d, float cfg) {

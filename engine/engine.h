@@ -96,10 +96,13 @@ bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rg
 struct denoiser_params {
     int n, w, h, tokens;
     const struct adapter *adapter; /* NULL: none */
+    struct gpu_set *adapter_data;  /* in place of the adapter's own numbers; NULL: those */
 };
 struct denoiser;
 /* Only plans: what denoiser_create would take now. */
 bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct memory_choice *out, struct error *err);
+/* Of one evaluation; multiply-adds counted twice. */
+double denoiser_flops(struct engine *e, const struct denoiser_params *p);
 struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err);
 void denoiser_destroy(struct denoiser **d);
 /* context [n][tokens][width]; strength [n][adapters] or NULL. Kept until changed. */
@@ -108,6 +111,8 @@ void denoiser_set_strength(struct denoiser *d, const float *strength);
 /* SDXL, else without effect: pooled [n][model_pooled_dim] and time_ids [n][6]: original height and width, crop top and left,
  * target height and width, in pixels. Needed before the first run; kept until changed. */
 void denoiser_set_added(struct denoiser *d, const float *pooled, const float *time_ids);
+/* The same as it goes into the UNet: [n][added_dim]. */
+void denoiser_write_added(struct denoiser *d, const float *added);
 /* Inpainting UNets, else without effect: [n][h][w][model_extra_channels], per pixel the mask (1: to be painted), then the masked
  * picture's latents, scaled. Needed before the first run; kept until changed. */
 void denoiser_set_extra(struct denoiser *d, const float *extra);

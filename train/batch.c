@@ -125,12 +125,15 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
     const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
-        int time = p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
+        int time = p->distill.method == DISTILL_LCM ? train_distill_time(t)
+                                                    : p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
         train_loss_place(t, b, time, b < real ? real * accumulate : 0);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
         train_mask_place(t, b, (int64_t)taken[b]);
     }
     for (int i = 0; t->tape->dropout_key >= 0 && i < 2; i++) t->dropout_key[i] = (float)rng_randint(&t->dice, 1 << 24);
-    return true;
+    if (!p->distill.method) return true;
+    train_distill_draw(t);
+    return train_distill_place(t, err);
 }

@@ -83,7 +83,7 @@ static void collect_texts(struct trainer *t, const char **texts) {
         t->text_of[i] = k;
     }
     t->empty_text = -1;
-    if (t->params.caption_dropout > 0) {
+    if (t->params.caption_dropout > 0 || t->params.distill.method) {
         t->empty_text = find_text(t, texts, "");
         if (t->empty_text < 0) texts[t->empty_text = t->n_texts++] = "";
     }

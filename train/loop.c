@@ -133,7 +133,7 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
     return true;
 }
 
-static void place_given(struct trainer *t, const struct train_given *given, size_t at) {
+static bool place_given(struct trainer *t, const struct train_given *given, size_t at, struct error *err) {
     size_t n = (size_t)(t->lw * t->lh * t->channels);
     for (size_t b = 0; b < (size_t)t->params.batch; b++) {
         const float *latent = given->latents + (at + b) * n, *noise = given->noise + (at + b) * n;
@@ -144,12 +144,16 @@ static void place_given(struct trainer *t, const struct train_given *given, size
         train_mask_place(t, (int)b, -1);
     }
     train_condition_given(t, given, at);
+    if (!t->params.distill.method) return true;
+    memcpy(t->distill.guidance, given->guidance + at, (size_t)t->params.batch * sizeof(float));
+    train_distill_empty(t, given->empty, NULL);
+    return train_distill_place(t, err);
 }
 
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {
     for (int m = 0; m < t->params.accumulate; m++) {
         size_t at = (size_t)m * (size_t)t->params.batch;
-        place_given(t, given, at);
+        if (!place_given(t, given, at, err)) return false;
         if (!run_tape(t, losses + at, err) || !accumulate(t, m, err)) return false;
     }
     struct train_report r;

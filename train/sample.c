@@ -23,6 +23,7 @@ static bool open_generator(struct trainer *t, struct error *err) {
     if (t->samples) return true;
     struct generate_params gp = {.w = size, .h = size, .steps = t->params.sample_steps, .cfg = t->params.sample_cfg,
                                  .adapter = t->params.kind == TRAIN_NONE ? NULL : t->adapter, .words = &t->sample_words};
+    if (t->params.distill.method == DISTILL_LCM) gp.sampler = "lcm";
     t->samples = generator_create(t->e, &gp, err);
     return t->samples != NULL;
 }

@@ -45,7 +45,7 @@ static void add_noise(struct list *l, const struct train_params *p) {
     flag(l, "ss_ip_noise_gamma_random_strength", n->perturbation_random);
     real(l, "ss_min_snr_gamma", p->weighting == TARGET_WEIGHT_MIN_SNR ? tidy(p->snr_gamma) : 0);
     add(l, "ss_loss_type", p->loss.kind == LOSS_SMOOTH_L1 ? "smooth_l1" : loss_kind_name(p->loss.kind));
-    bool huber = p->loss.kind == LOSS_HUBER || p->loss.kind == LOSS_SMOOTH_L1;
+    bool huber = loss_has_c(p->loss.kind);
     add(l, "ss_huber_schedule", huber ? loss_c_schedule_name(p->loss.c_schedule) : "None");
     real(l, "ss_huber_c", huber ? p->loss.c > 0 ? tidy(p->loss.c) : 0.1 : 0);
     flag(l, "ss_debiased_estimation", p->weighting == TARGET_WEIGHT_DEBIASED);
@@ -116,6 +116,12 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     real(&l, "ss_caption_dropout_rate", tidy(p->caption_dropout));
     real(&l, "ss_scale_weight_norms", tidy(p->max_weight_norm));
     real(&l, "ss_ema_decay", tidy(p->ema));
+    if (p->distill.method) {
+        add(&l, "ss_distill_method", distill_method_name(p->distill.method));
+        real(&l, "ss_distill_guidance_min", tidy(p->distill.guidance_min));
+        real(&l, "ss_distill_guidance_max", tidy(p->distill.guidance_max));
+        if (p->distill.method == DISTILL_LCM) add(&l, "ss_distill_skip", arena_printf(a, "%d", p->distill.skip));
+    }
     *out = l.items;
     return l.n;
 }

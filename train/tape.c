@@ -246,7 +246,7 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
     struct gpu_memory_use use;
     bool remat = t->params.remat == TRAIN_REMAT_ON;
     if (!build_step(t, remat, err) || !measure(t, &use, err)) return false;
-    int64_t left = t->plan.device_bytes - resident_bytes(t);
+    int64_t left = t->plan.device_bytes - resident_bytes(t) - t->plan.teacher_bytes;
     if (!remat && t->params.remat == TRAIN_REMAT_AUTO && use.activations + use.io + use.prepared > left * 9 / 10) {
         remat = true;
         if (!build_step(t, true, err) || !measure(t, &use, err)) return false;
@@ -258,7 +258,10 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
         return false;
     p->unet_bytes = c->weight_bytes, p->away_bytes = c->away_bytes, p->ring_bytes = c->ring_bytes;
     p->activation_bytes = c->activation_bytes, p->io_bytes = c->io_bytes, p->prepared_bytes = c->prepared_bytes;
-    p->peak_bytes = resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes;
+    p->peak_bytes = resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes + p->teacher_bytes;
+    if (!p->teacher_bytes) return true;
+    int64_t more = c->streamed ? p->ring_bytes : t->distill.prepared_bytes;
+    if (c->streamed || p->peak_bytes + more <= p->device_bytes) p->teacher_bytes += more, p->peak_bytes += more;
     return true;
 }
 

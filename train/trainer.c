@@ -146,8 +146,8 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *give
     if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err)) || !check_times(t, err)) goto fail;
     choose_loss_scale(t);
-    if (!train_adapter_create(t, err) || !train_tapes_build(t, err)) goto fail;
-    t->plan.flops_per_step = gpu_graph_flops(t->tape->g) * t->params.accumulate;
+    if (!train_adapter_create(t, err) || !train_distill_plan(t, err) || !train_tapes_build(t, err)) goto fail;
+    t->plan.flops_per_step = (gpu_graph_flops(t->tape->g) + t->plan.teacher_flops) * t->params.accumulate;
     t->plan.text_stays = t->text_on_tape;
     if (plan_only) {
         t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
@@ -160,6 +160,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *give
     }
     if (!train_tapes_open(t, err)) goto fail;
     if (p->resume && !train_state_load(t, err)) goto fail;
+    if (!train_distill_open(t, err)) goto fail;
     if (!open_log(t, err)) goto fail;
     return t;
 fail:
@@ -172,6 +173,7 @@ void trainer_destroy(struct trainer **p) {
     if (!t) return;
     *p = NULL;
     generator_destroy(&t->samples);
+    train_distill_close(t);
     train_tapes_close(t);
     optimiser_destroy(&t->optimiser);
     gpu_program_destroy(&t->banks.sum_prog);

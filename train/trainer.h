@@ -10,6 +10,7 @@
 #include "train/bucket.h"
 #include "train/caption.h"
 #include "train/dataset.h"
+#include "train/distill.h"
 #include "train/optimiser.h"
 #include "train/schedule.h"
 #include "train/words.h"
@@ -49,6 +50,7 @@ struct train_params {
     struct bucket_params buckets;
     struct noise_params noise;
     struct loss_params loss;
+    struct distill_params distill; /* {0}: none */
     struct lora_dropout dropout;
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
     struct caption_params captions;
@@ -85,8 +87,10 @@ struct train_plan {
     int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
     int64_t away_bytes, ring_bytes; /* of the UNet's weights: with the host; where they come to in turn */
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
+    int64_t teacher_bytes; /* distilling: activations, inputs and prepared weights of the teacher */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
     bool remat, text_stays; /* the text encoders stay on the device */
+    double teacher_flops;  /* of one batch, distilling */
     double flops_per_step; /* of one optimiser step */
     double step_seconds;   /* estimate from a timed product; 0: unknown. Only when planning */
     int resolution;
@@ -118,11 +122,13 @@ char *trainer_state_path(struct arena *a, const char *out);
 /* For comparisons with other trainers: one step's losses and gradients from given latents, noise and times, for
  * n = accumulate * batch pictures. latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width], or, where
  * the text encoders train, ids: per encoder [n][tokens]. SDXL: pooled [n][model_pooled_dim] unless ids are given, and time_ids
- * [n][6]. */
+ * [n][6]. Distilling: t on its grid, guidance [n], and what the model is told
+ * without a caption: empty [tokens][width], for SDXL with zeros as pooled text. */
 struct train_given {
     const float *latents, *noise, *context;
     const int *t;
     const float *ids[MODEL_MAX_TEXTS], *pooled, *time_ids;
+    const float *guidance, *empty;
 };
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool update, float *losses, struct error *err);
 struct adapter *trainer_adapter(struct trainer *t);

@@ -47,6 +47,16 @@ struct train_bucket {
     int n_pictures;          /* without repeats */
     struct train_tape tape;
 };
+/* The teacher of a distilled LoRA and its buffers. */
+struct train_distill {
+    struct denoiser *teacher; /* NULL: nothing is distilled */
+    int64_t prepared_bytes;   /* taken where there is room */
+    float *with, *without;    /* [b][h][w][c]: answers told the caption, and not; then the target's, and its place */
+    float *guidance, *t_to, *zeros, *ones; /* [b] */
+    float *empty;             /* [b][tokens][width] */
+    float *empty_pooled;      /* [pooled] */
+    float *added;             /* [b][added_dim] */
+};
 /* Where a picture goes and how it is cut. */
 struct train_place {
     int bucket;
@@ -96,6 +106,7 @@ struct trainer {
     float *batch_hyper; /* [b][2] */
     struct train_words words;
     struct train_condition condition;
+    struct train_distill distill;
     float dropout_key[2];
     struct arena *shown_arena; /* trained weights while others stand in their place; NULL: they do not */
     void **shown;
@@ -122,6 +133,15 @@ void train_epoch_shuffle(struct trainer *t);
 bool train_batch_draw(struct trainer *t, int accumulate, struct error *err);
 /* What slot b's time decides beside noise and target: how its loss looks and counts among n pictures; n 0: not at all. */
 void train_loss_place(struct trainer *t, int b, int time, int n);
+/* distill.c. All do nothing, or must not be called, where nothing is distilled. */
+bool train_distill_plan(struct trainer *t, struct error *err); /* checks the options too */
+bool train_distill_open(struct trainer *t, struct error *err);
+void train_distill_close(struct trainer *t);
+void train_distill_empty(struct trainer *t, const float *context, const float *pooled); /* of one picture; pooled NULL: zeros */
+int train_distill_time(struct trainer *t);
+void train_distill_draw(struct trainer *t); /* the batch's guidance */
+/* Fills target and loss of a batch whose noised pictures, times, conditions and guidance are there. */
+bool train_distill_place(struct trainer *t, struct error *err);
 /* size.c */
 bool train_buckets_plan(struct trainer *t, struct error *err);
 void train_bucket_enter(struct trainer *t, int bucket);
