@@ -143,14 +143,14 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for model, targets, ema in (("mini-sd1", "attn", 0.9), ("mini-odd", "all", 0), ("mini-xl", "attn", 0)):
+    for model, targets, ema in (("mini-sd1", "attn", 0.9), ("mini-odd", "all", 0), ("mini-sdxl", "attn-mlp", 0)):
         path = os.path.join(args.data, f"{model}.train-{targets}.safetensors")
         with safe_open(path, "pt") as f:
             settings, given = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
         pipe = ref.load_pipeline(os.path.join(args.data, model))
         for method in ("lcm", "cfg"):
             out = run(pipe, given, method, ema, args.seed, settings, targets)
-            small = {k: v.contiguous() for k, v in out.items() if method == "lcm" and model != "mini-odd" or not k.startswith("gradient.")}
+            small = {k: v.contiguous() for k, v in out.items() if method == "lcm" and model == "mini-sd1" or not k.startswith("gradient.")}
             save_file(small, os.path.join(args.data, f"{model}.distill-{method}.safetensors"),
                       metadata={"targets": targets, "ema": str(ema), "skip": str(1000 // GRID), "huber_c": str(HUBER_C), "steps": str(STEPS)})
 
