@@ -19,7 +19,7 @@ static bool check_options(const struct train_params *p, struct error *err) {
         bool given;
         const char *option;
     } rows[] = {{p->train_text_encoder, "--train-text-encoder"}, {caption_varies(&p->captions), "--shuffle-captions or --tag-dropout"},
-                {p->masks != NULL, "--masks"}, {p->buckets.on, "--buckets"}, {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
+                {p->masks != NULL, "--masks"}, {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"}, {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
                 {p->recipe != NULL, "--recipe"}, {p->distill.method == DISTILL_LCM && (p->min_timestep || p->max_timestep),
                 "--min-timestep or --max-timestep"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
