@@ -25,6 +25,8 @@ static const struct option rows[] = {
     {"trace", OPTION_TEXT, FIELD(trace), "FILE.safetensors", "record token ids, embeddings, every step's latents and the image"},
 };
 
+enum { MAX_PICTURES = 10000 };
+
 /* A prompt with one seed and one factor. */
 struct cell {
     int prompt, k, f;
@@ -179,9 +181,13 @@ static bool write_sheet(struct run *r, struct error *e) {
 
 /* ---- Before and after ---- */
 
-static bool check_files(const struct generate_options *o, int pictures, struct error *e) {
+static bool check_files(const struct generate_plan *p, struct error *e) {
+    const struct generate_options *o = p->o;
     if (!common_check_out("out", o->out, "png", e) || (o->trace && !common_check_out("trace", o->trace, "safetensors", e))) return false;
-    if (o->trace && pictures != 1) return error_set(e, "--trace records one picture, and this would make %d.", pictures);
+    if ((double)p->n_prompts * o->count * p->n_factors > MAX_PICTURES)
+        return error_set(e, "This would make more than %d pictures; use fewer prompts, a smaller --count or fewer --strengths.", MAX_PICTURES);
+    if (o->trace && generate_pictures(p) != 1)
+        return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));
     return true;
 }
 
@@ -245,7 +251,7 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
         ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
-             check_files(o, generate_pictures(&r.plan), e) && start_use_plan(&o->start, a, generate_least_steps(&r.plan), o->regions.texts.n > 0, e) &&
+             check_files(&r.plan, e) && start_use_plan(&o->start, a, generate_least_steps(&r.plan), o->regions.texts.n > 0, e) &&
              load(&r, &common, recipe_hash, e) && (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
         if (ok && !o->dry_run) print_summary(&r);
     }

@@ -6,6 +6,7 @@
 #include "base/error.h"
 
 bool cmd_generate(int argc, char **argv, struct error *e);
+bool cmd_stylize(int argc, char **argv, struct error *e);
 bool cmd_convert(int argc, char **argv, struct error *e);
 bool cmd_merge_into(int argc, char **argv, struct error *e);
 bool cmd_resize(int argc, char **argv, struct error *e);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/os.h"
 #include "base/path.h"
+#include "base/sha256.h"
 #include "base/text.h"
 
 #define FIELD(name) offsetof(struct common, name)
@@ -122,6 +123,18 @@ char *common_seconds_text(double seconds, char dst[COMMON_BYTES_TEXT]) {
     else if (s < 3600) snprintf(dst, COMMON_BYTES_TEXT, "%ld min %02ld s", s / 60, s % 60);
     else snprintf(dst, COMMON_BYTES_TEXT, "%ld h %02ld min", s / 3600, s / 60 % 60);
     return dst;
+}
+
+const char *common_file_hash(struct arena *a, const char *path, struct error *e) {
+    struct os_map map;
+    struct sha256 s;
+    char hex[SHA256_HEX_BYTES];
+    if (!os_file_map(&map, path, e)) return NULL;
+    sha256_begin(&s);
+    sha256_update(&s, map.data, map.bytes);
+    sha256_end(&s, hex);
+    os_file_unmap(&map);
+    return arena_strndup(a, hex, 12);
 }
 
 bool common_check_out(const char *option, const char *path, const char *ext, struct error *e) {

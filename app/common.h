@@ -33,6 +33,9 @@ char *common_bytes_text(int64_t bytes, char dst[COMMON_BYTES_TEXT]);
 /* "2 h 05 min", "3 min 20 s", "12.3 s". */
 char *common_seconds_text(double seconds, char dst[COMMON_BYTES_TEXT]);
 
+/* SHA-256 of a file, its first 12 hex digits, as recipes have them; NULL with a sentence. */
+const char *common_file_hash(struct arena *a, const char *path, struct error *e);
+
 /* Before long work: the folder that a file is to appear in must be there. */
 bool common_check_out(const char *option, const char *path, const char *ext, struct error *e);
 

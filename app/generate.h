@@ -34,6 +34,7 @@ struct generate_line {
     int steps;
     double cfg;
     uint64_t seed;
+    const struct start_use *start; /* NULL: the options' */
 };
 /* One prompt in every seed and LoRA factor. */
 struct generate_plan {

@@ -12,7 +12,7 @@
 #include "io/json.h"
 #include "io/prompt_file.h"
 
-enum { MAX_FACTORS = 64, MAX_PICTURES = 10000 };
+enum { MAX_FACTORS = 64 };
 
 static bool parse_factors(struct generate_plan *p, struct error *e) {
     p->factors = arena_alloc_n(p->arena, MAX_FACTORS, sizeof *p->factors);
@@ -125,8 +125,6 @@ bool generate_plan(struct generate_plan *p, struct generate_options *o, struct e
     if (!(o->prompt_file ? take_file(p, e) : take_prompts(p, e)) || !parse_factors(p, e)) return false;
     if (!region_use_plan(&o->regions, p->arena, p->n_prompts, &p->loras, e) || !check_compose(p, e)) return false;
     if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
-    if ((double)p->n_prompts * o->count * p->n_factors > MAX_PICTURES)
-        return error_set(e, "This would make more than %d pictures; use fewer prompts, a smaller --count or fewer --strengths.", MAX_PICTURES);
     return true;
 }
 

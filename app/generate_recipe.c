@@ -39,7 +39,7 @@ static struct recipe base_recipe(const struct generate_plan *p, const struct gen
     if (generate_compose(o) == GUIDE_SWITCH) add_extra(p->arena, &r, "Compose every", arena_printf(p->arena, "%d", o->every));
     region_use_write(&o->regions, p->arena, &r);
     prompt_use_write(&o->prompt_use, p->arena, &r);
-    start_use_write(&o->start, p->arena, &r);
+    start_use_write(l->start ? l->start : &o->start, p->arena, &r);
     return r;
 }
 

@@ -14,6 +14,7 @@ static const struct {
     {"train", "train a LoRA from a folder of pictures", cmd_train},
     {"distill", "train a LoRA that draws in few steps", cmd_distill},
     {"generate", "make pictures from prompts, with LoRAs", cmd_generate},
+    {"stylize", "restyle a folder of pictures", cmd_stylize},
     {"inspect", "say what a model folder, LoRA file or PNG is", cmd_inspect},
     {"convert", "write a LoRA in another program's spelling", cmd_convert},
     {"resize", "write a LoRA at another rank", cmd_resize},

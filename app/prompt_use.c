@@ -3,9 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/common.h"
 #include "base/arena.h"
 #include "base/os.h"
-#include "base/sha256.h"
 #include "base/text.h"
 #include "engine/model.h"
 #include "lora/file.h"
@@ -38,18 +38,6 @@ static const char *file_of(const char *text) {
     return equals && !os_path_is_file(text) ? equals + 1 : text;
 }
 
-static const char *hash_file(struct arena *a, const char *path, struct error *e) {
-    struct os_map map;
-    struct sha256 s;
-    char hex[SHA256_HEX_BYTES];
-    if (!os_file_map(&map, path, e)) return NULL;
-    sha256_begin(&s);
-    sha256_update(&s, map.data, map.bytes);
-    sha256_end(&s, hex);
-    os_file_unmap(&map);
-    return arena_strndup(a, hex, 12);
-}
-
 bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_file *const *loras, int n, struct arena *a, struct error *e) {
     int widths[MODEL_MAX_TEXTS];
     for (int i = 0; i < m->n_texts; i++) widths[i] = m->texts[i].cfg.width;
@@ -57,7 +45,7 @@ bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_fi
     for (int i = 0; i < u->embeddings.n; i++) {
         int before = u->words.n;
         if (!embedding_load(&u->words, u->embeddings.items[i], widths, m->n_texts, e)) return false;
-        const char *hash = hash_file(a, file_of(u->embeddings.items[i]), e);
+        const char *hash = common_file_hash(a, file_of(u->embeddings.items[i]), e);
         if (!hash) return false;
         for (int k = before; k < u->words.n; k++)
             u->hashes = arena_printf(a, "%s%s%s: %s", u->hashes ? u->hashes : "", u->hashes ? ", " : "", u->words.items[k].word, hash);
@@ -81,7 +69,7 @@ static bool find_word(struct prompt_use *u, struct arena *a, const char *word, c
     for (int i = 0; i < 3 && !strchr(word, '/'); i++) {
         const char *path = arena_printf(a, "%s/%s.%s", dir, word, endings[i]);
         struct error ignored;
-        const char *own = os_path_is_file(path) ? hash_file(a, path, &ignored) : NULL;
+        const char *own = os_path_is_file(path) ? common_file_hash(a, path, &ignored) : NULL;
         if (!own || strncmp(own, hash, strlen(own))) continue;
         u->embeddings.items = arena_grow(a, u->embeddings.items, (size_t)u->embeddings.n, (size_t)u->embeddings.n + 1, sizeof(char *));
         u->embeddings.items[u->embeddings.n++] = path;

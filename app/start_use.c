@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/common.h"
 #include "base/arena.h"
 #include "base/log.h"
 #include "base/os.h"
@@ -42,13 +43,22 @@ static bool plan_hires(struct start_use *u, int steps, bool has_regions, struct 
     return true;
 }
 
+bool start_use_check_steps(const struct start_use *u, int steps, struct error *e) {
+    return init_image_steps(steps, u->strength) >= 1 ||
+           error_set(e, "--strength %g does none of %d steps; give at least %.3g.", u->strength, steps, 1.0 / steps);
+}
+
+bool start_use_hash(struct start_use *u, struct arena *a, struct error *e) {
+    if (u->picture_path && !u->picture_hash && !(u->picture_hash = common_file_hash(a, u->picture_path, e))) return false;
+    return !u->mask_path || u->mask_hash || (u->mask_hash = common_file_hash(a, u->mask_path, e));
+}
+
 bool start_use_plan(struct start_use *u, struct arena *a, int steps, bool has_regions, struct error *e) {
     if (u->hires && !plan_hires(u, steps, has_regions, e)) return false;
     if (u->mask_path && !u->picture_path)
         return error_set(e, "--mask says which part of a picture is drawn anew; give the picture with --init-image.");
     if (!u->picture_path) return true;
-    if (init_image_steps(steps, u->strength) < 1)
-        return error_set(e, "--strength %g does none of %d steps; give at least %.3g.", u->strength, steps, 1.0 / steps);
+    if (!start_use_check_steps(u, steps, e) || !start_use_hash(u, a, e)) return false;
     if (!image_load(a, u->picture_path, 1, &u->picture, e)) return error_prefix(e, "--init-image");
     if (u->mask_path && !image_load(a, u->mask_path, 1, &u->mask, e)) return error_prefix(e, "--mask");
     return true;
@@ -60,18 +70,18 @@ void start_use_size(const struct start_use *u, int factor, int *w, int *h) {
     if (!*h && u->picture.h >= factor) *h = u->picture.h / factor * factor;
 }
 
-static void resize(struct arena *a, struct image *im, const char *path, int w, int h) {
+static void resize(const struct start_use *u, struct arena *a, struct image *im, const char *path, int w, int h) {
     if (im->w == w && im->h == h) return;
-    log_info("%s is %dx%d and is resized to %dx%d", path, im->w, im->h, w, h);
+    if (!u->quiet) log_info("%s is %dx%d and is resized to %dx%d", path, im->w, im->h, w, h);
     *im = image_resize(a, im, w, h);
 }
 
 bool start_use_fit(struct start_use *u, struct arena *a, int w, int h, int factor, struct error *e) {
     if (!u->picture_path) return true;
-    resize(a, &u->picture, u->picture_path, w, h);
+    resize(u, a, &u->picture, u->picture_path, w, h);
     u->init = (struct init_image){.rgb = u->picture.rgb, .strength = u->strength};
     if (!u->mask_path) return true;
-    resize(a, &u->mask, u->mask_path, w, h);
+    resize(u, a, &u->mask, u->mask_path, w, h);
     size_t n = (size_t)w * (size_t)h;
     uint8_t *grey = arena_alloc(a, n);
     bool any = false;
@@ -99,7 +109,11 @@ void start_use_write(const struct start_use *u, struct arena *a, struct recipe *
     if (u->picture_path) {
         add(a, r, "Denoising strength", arena_printf(a, "%.9g", u->strength));
         add(a, r, "Init image", path_base(u->picture_path));
-        if (u->mask_path) add(a, r, "Mask", path_base(u->mask_path));
+        add(a, r, "Init image hash", u->picture_hash);
+        if (u->mask_path) {
+            add(a, r, "Mask", path_base(u->mask_path));
+            add(a, r, "Mask hash", u->mask_hash);
+        }
     }
     if (!u->hires) return;
     add(a, r, "Denoising strength", arena_printf(a, "%.9g", u->hires_strength));
@@ -133,10 +147,17 @@ static bool read_hires(struct start_use *u, const struct recipe *r, const struct
     return true;
 }
 
-static bool find_file(struct arena *a, const char *dir, const char *name, const char *option, const char **out, struct error *e) {
+/* `hash`: of the file that is meant, NULL where the recipe does not say. A restyled picture often has the name of its source. */
+static bool find_file(struct arena *a, const char *dir, const char *name, const char *hash, const char *option, const char **out,
+                      struct error *e) {
     *out = path_join(a, dir, path_base(name));
-    return os_path_is_file(*out) ||
-           error_set(e, "The recipe draws over \"%s\", which is not in %s; give it with --%s.", TEXT_SHOW(name), dir, option);
+    if (!os_path_is_file(*out))
+        return error_set(e, "The recipe draws over \"%s\", which is not in %s; give it with --%s.", TEXT_SHOW(name), TEXT_SHOW(dir), option);
+    const char *own = hash ? common_file_hash(a, *out, e) : NULL;
+    if (hash && !own) return false;
+    return !hash || !strcmp(own, hash) ||
+           error_set(e, "The recipe draws over another \"%s\" (hash %s) than the one in %s; give it with --%s.", TEXT_SHOW(name), TEXT_SHOW(hash),
+                     TEXT_SHOW(dir), option);
 }
 
 bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r, const struct start_use_given *given, const char *dir,
@@ -146,6 +167,6 @@ bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r
     if (!recipe_extra(r, "Denoising strength")) return true;
     if (!given->strength && !read_number(r, "Denoising strength", 0, 1, &u->strength, e)) return false;
     if (!picture && !given->picture) log_warn("the recipe draws over a picture that it does not name; give it with --init-image");
-    if (picture && !given->picture && !find_file(a, dir, picture, "init-image", &u->picture_path, e)) return false;
-    return !mask || given->mask || find_file(a, dir, mask, "mask", &u->mask_path, e);
+    if (picture && !given->picture && !find_file(a, dir, picture, recipe_extra(r, "Init image hash"), "init-image", &u->picture_path, e)) return false;
+    return !mask || given->mask || find_file(a, dir, mask, recipe_extra(r, "Mask hash"), "mask", &u->mask_path, e);
 }

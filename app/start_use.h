@@ -11,6 +11,8 @@ struct start_use {
     const char *picture_path, *mask_path, *upscaler;
     double strength, hires, hires_strength;
     int hires_steps;
+    bool quiet; /* a resized picture is not worth a line */
+    const char *picture_hash, *mask_hash; /* of the files, once read: which pictures they were, for the recipe */
     struct image picture, mask; /* once loaded; later of the size that is drawn */
     struct init_image init;
     struct hires_params second;
@@ -18,6 +20,10 @@ struct start_use {
 void start_use_defaults(struct start_use *u);
 struct option_table start_use_table(struct start_use *u);
 
+/* That --strength does a step at all. */
+bool start_use_check_steps(const struct start_use *u, int steps, struct error *e);
+/* Fills the hashes; start_use_plan does, too. */
+bool start_use_hash(struct start_use *u, struct arena *a, struct error *e);
 /* Reads the files and checks what can be checked without a model. */
 bool start_use_plan(struct start_use *u, struct arena *a, int steps, bool has_regions, struct error *e);
 /* w and h that are 0 become the init image's, rounded down to multiples of `factor`. */

@@ -7,6 +7,7 @@
 #include "io/png.h"
 #include "io/prompt_file.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MINI "--model $M/mini-sd1 "
@@ -94,11 +95,137 @@ static void prompt_files_that_make_no_sense(void **s) {
     cli_expect_failure("", "generate " MINI SMALL "--prompts p.txt --out out/x.png", "line 2: there is no sampler \"magic\"");
 }
 
+/* ---- Folders of pictures ---- */
+
+#define STYLIZE "stylize " MINI "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 "
+
+static void draw_source(const char *name, int w, int h, int seed) {
+    struct error e;
+    struct image im = image_create(cli.a, w, h);
+    for (int i = 0; i < w * h * 3; i++) im.rgb[i] = (uint8_t)(i * (3 + 2 * seed) / 5 + 40 * seed);
+    if (!png_write(scratch_path(name), &im, NULL, 0, &e)) fail_msg("%s", e.text);
+}
+
+/* Three pictures of two sizes, one in a folder below, captions beside two of them. */
+static void make_sources(void) {
+    assert_true(os_dir_make(scratch_path("in/more"), NULL));
+    draw_source("in/a.png", 64, 32, 1);
+    draw_source("in/b.png", 64, 32, 2);
+    draw_source("in/more/c.png", 40, 48, 3);
+    write_text("in/a.txt", "a fox\n");
+    write_text("in/b.txt", "two cups <lora:mini-sd1.lora-2:0.5>\n");
+    write_text("in/more/c.txt", "a tower\n");
+}
+
+static void folders_are_restyled(void **s) {
+    make_sources();
+    CLI_OK(STYLIZE "--data in --out done --own-size --lora-dir $M");
+    assert_non_null(strstr(cli.out, "done: 3 pictures drawn;"));
+    assert_true(cli_exists("done/a.png") && cli_exists("done/b.png") && cli_exists("done/more/c.png"));
+    /* Each is the picture of generate --init-image. */
+#define ONE "generate " MINI "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 --out one.png "
+    CLI_OK(ONE "--prompt 'a fox' --init-image in/a.png");
+    assert_true(cli_same_bytes("done/a.png", "one.png"));
+    CLI_OK(ONE "--prompt 'two cups' --lora $M/mini-sd1.lora-2.safetensors:0.5 --init-image in/b.png");
+    assert_true(cli_same_bytes("done/b.png", "one.png"));
+    CLI_OK(ONE "--prompt 'a tower' --init-image in/more/c.png");
+    assert_true(cli_same_bytes("done/more/c.png", "one.png"));
+    /* Again: nothing to do. One taken away: drawn again, alone, to the same bytes. */
+    CLI_OK("stylize " MINI "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 --data in/ --out done/ --own-size --lora-dir $M");
+    assert_non_null(strstr(cli.out, "0 pictures drawn, 3 were there already"));
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && mv done/b.png b.png", cli.dir)), 0);
+    CLI_OK(STYLIZE "--data in --out done --own-size --lora-dir $M");
+    assert_non_null(strstr(cli.out, "1 picture drawn, 2 were there already"));
+    assert_true(cli_same_bytes("done/b.png", "b.png"));
+    /* From the result back: its own name is its source's, which must not be taken for the source. */
+    cli_expect_failure("", "generate " MINI "--from done/a.png --lora-dir $M --out out/x.png", "another \"a.png\"");
+    CLI_OK("generate " MINI "--from done/a.png --init-image in/a.png --lora-dir $M --out one.png");
+    assert_true(cli_same_bytes("done/a.png", "one.png"));
+}
+
+static void changed_recipes_are_refused(void **s) {
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp done/a.png before.png", cli.dir)), 0);
+    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M --seed 1", "done/a.png is there and was made otherwise");
+    cli_expect_failure("", STYLIZE "--data in --out done --lora-dir $M --own-size --cfg 3", "--overwrite");
+    assert_true(cli_same_bytes("done/a.png", "before.png"));
+    draw_source("in/b.png", 64, 32, 4); /* the source is part of the recipe */
+    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M", "done/b.png is there and was made otherwise");
+    CLI_OK(STYLIZE "--data in --out done --own-size --lora-dir $M --seed 1 --overwrite");
+    assert_non_null(strstr(cli.out, "done: 3 pictures drawn;"));
+    assert_false(cli_same_bytes("done/a.png", "before.png"));
+    CLI_OK(STYLIZE "--data in --out alone --own-size --lora-dir $M --seed 1 --batch 1");
+    assert_true(cli_same_bytes("done/a.png", "alone/a.png") && cli_same_bytes("done/b.png", "alone/b.png"));
+}
+
+static void damaged_pictures(void **s) {
+    CLI_OK("inspect in/a.png");
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in torn && head -c 90 in/b.png > torn/b.png && echo no picture > torn/d.png && "
+                                                   "echo d > torn/d.txt", cli.dir)), 0);
+    cli_expect_failure("", STYLIZE "--data torn --out out --own-size --lora-dir $M", "torn/");
+    CLI_OK(STYLIZE "--data torn --out some --own-size --lora-dir $M --skip-bad");
+    assert_non_null(strstr(cli.out, "2 pictures drawn;"));
+    assert_non_null(strstr(cli.out, "left out      2"));
+    assert_non_null(strstr(cli.out, "  b.png: "));
+    assert_non_null(strstr(cli.out, "  d.png: "));
+    assert_true(cli_exists("some/a.png") && !cli_exists("some/b.png") && cli_exists("some/more/c.png"));
+}
+
+static void masks_and_sizes(void **s) {
+    struct error e;
+    struct image white = image_create(cli.a, 64, 32);
+    assert_true(os_dir_make(scratch_path("masks/more"), NULL));
+    for (int i = 0; i < 32 * 64 * 3; i++) white.rgb[i] = i % 192 < 96 ? 255 : 0;
+    if (!png_write(scratch_path("masks/a.png"), &white, NULL, 0, &e) || !png_write(scratch_path("masks/b.png"), &white, NULL, 0, &e)) fail_msg("%s", e.text);
+    cli_expect_failure("", STYLIZE "--data in --mask-dir masks --out out --prompt x", "no mask masks/more/c.png");
+    if (!png_write(scratch_path("masks/more/c.png"), &white, NULL, 0, &e)) fail_msg("%s", e.text);
+    CLI_OK(STYLIZE "--data in --mask-dir masks --out masked --prompt 'ink, {caption}' --width 64 --lora-dir $M");
+    CLI_OK(ONE "--prompt 'ink, a tower' --init-image in/more/c.png --mask masks/more/c.png --width 64 --height 80");
+    assert_true(cli_same_bytes("masked/more/c.png", "one.png"));
+    CLI_OK(STYLIZE "--data in --out plain --prompt x --dry-run");
+    assert_non_null(strstr(cli.out, "3 are to be drawn"));
+    assert_false(cli_exists("plain"));
+    CLI_OK(STYLIZE "--data in --out plain --prompt x");
+    int w, h;
+    if (!image_probe(scratch_path("plain/a.png"), &w, &h, &e)) fail_msg("%s", e.text);
+    print_message("64x32 becomes %dx%d\n", w, h);
+    assert_true(w > 64 && abs(w - 2 * h) <= 8); /* the model's pixels in the picture's shape */
+}
+
+static void folders_that_make_no_sense(void **s) {
+    cli_expect_failure("", STYLIZE "--data nowhere --out out --prompt x", "There is no folder nowhere");
+    cli_expect_failure("", STYLIZE "--data in --out in --prompt x", "lies in --data");
+    cli_expect_failure("", STYLIZE "--data in --out in/new/deep --prompt x", "lies in --data");
+    cli_expect_failure("", STYLIZE "--data in --out before.png --prompt x", "is a file");
+    cli_expect_failure("", STYLIZE "--data out --out done --prompt x", "no pictures");
+    cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --strength 0.1", "--strength 0.1 does none");
+    cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --caption y", "--caption counts only");
+    cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --mask-dir nowhere", "for --mask-dir");
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in twice && cp in/a.png twice/a.webp && cp -r in bare && rm bare/a.txt", cli.dir)), 0);
+    cli_expect_failure("", STYLIZE "--data twice --out out/y --prompt x", "would both become out/y/a.png");
+    cli_expect_failure("", STYLIZE "--data bare --out out/y", "have no caption");
+}
+
+/* Ctrl-C between or in pictures: what is there is whole, and the same command finishes. */
+static void interrupts_are_resumed(void **s) {
+    assert_true(os_dir_make(scratch_path("many"), NULL));
+    for (int i = 0; i < 60; i++) draw_source(arena_printf(cli.a, "many/%02d.png", i), 96, 96, i);
+#define MANY "stylize " MINI "--steps 40 --strength 1 --prompt x --batch 1 --own-size --data many --out "
+    assert_int_equal(cli_run("timeout --preserve-status -s INT 3", MANY "cut"), 0);
+    assert_non_null(strstr(cli.out, " left: the same command goes on"));
+    assert_false(cli_exists("cut/59.png"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompt_lines),
         cmocka_unit_test(prompts_from_a_file),
         cmocka_unit_test(prompt_files_that_make_no_sense),
+        cmocka_unit_test(folders_are_restyled),
+        cmocka_unit_test(changed_recipes_are_refused),
+        cmocka_unit_test(damaged_pictures),
+        cmocka_unit_test(masks_and_sizes),
+        cmocka_unit_test(folders_that_make_no_sense),
+        cmocka_unit_test(interrupts_are_resumed),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }
