@@ -182,14 +182,15 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     if (ok && given.help) option_print_help(&cmd);
     else if (ok) {
         common_apply(&common);
-        ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) && params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) &&
-             train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
+        ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
+             params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) && train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {
             struct train_plan plan = trainer_plan(t);
             train_recipe_print(&recipe, &cmd, &given);
             print_plan(&plan, &o);
+            train_recipe_print_class(&plan, &params);
             if (distill) distill_print(&params.distill);
             train_method_print(&params);
         }

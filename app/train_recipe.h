@@ -6,7 +6,9 @@
 #include "train/trainer.h"
 
 struct train_recipe_options {
-    const char *recipe, *instance_prompt;
+    const char *recipe, *instance_prompt, *class_prompt, *class_data;
+    int class_count;     /* 0: not given */
+    double prior_weight; /* NAN: not given */
 };
 struct train_recipe_options train_recipe_defaults(const struct train_params *p);
 struct option_table train_recipe_table(struct train_recipe_options *o);
@@ -14,7 +16,8 @@ struct option_table train_recipe_table(struct train_recipe_options *o);
 bool train_recipe_preset(const struct train_recipe_options *o, const struct option_command *cmd, const struct option_result *given,
                          struct arena *a, struct error *e);
 bool train_recipe_apply(const struct train_recipe_options *o, struct train_params *p, struct error *e);
-/* A line of --dry-run: the recipe and what it set. */
+/* Lines of --dry-run: the recipe and what it set; the class. */
+void train_recipe_print_class(const struct train_plan *plan, const struct train_params *p);
 void train_recipe_print(const struct train_recipe_options *o, const struct option_command *cmd, const struct option_result *given);
 
 #endif

@@ -5,55 +5,58 @@
 #include "train/trainer_priv.h"
 
 /* Its own generator, seeded by the epoch: resuming needs no history. */
-static void shuffle_buckets(struct trainer *t) {
-    size_t n = t->data.n;
+static void shuffle_buckets(struct trainer *t, struct train_feed *f) {
+    size_t n = f->data.n;
     struct arena *a = arena_create(NULL);
     int *bucket_of = arena_alloc_n(a, n, sizeof *bucket_of), *repeats = arena_alloc_n(a, n, sizeof *repeats);
-    if (!t->batches) t->batches = arena_alloc_n(t->arena, t->data.n_per_epoch, sizeof *t->batches);
-    for (size_t i = 0; i < n; i++) bucket_of[i] = t->places[i].bucket, repeats[i] = t->data.samples[i].repeats;
-    t->n_batches = bucket_epoch(bucket_of, repeats, n, t->n_buckets, t->params.batch, t->params.seed + (uint64_t)t->epoch, t->order, t->batches);
+    if (!f->batches) f->batches = arena_alloc_n(t->arena, f->data.n_per_epoch, sizeof *f->batches);
+    for (size_t i = 0; i < n; i++) bucket_of[i] = t->places[f->first + i].bucket, repeats[i] = f->data.samples[i].repeats;
+    f->n_batches = bucket_epoch(bucket_of, repeats, n, t->n_buckets, t->params.batch, t->params.seed + (uint64_t)f->epoch, f->order, f->batches);
+    for (size_t i = 0; i < f->data.n_per_epoch; i++) f->order[i] += (uint32_t)f->first;
     arena_destroy(&a);
 }
 
-void train_epoch_shuffle(struct trainer *t) {
-    size_t n = t->data.n_per_epoch, at = 0;
-    if (!t->order) t->order = arena_alloc_n(t->arena, n, sizeof *t->order);
-    t->order_at = 0;
+void train_epoch_shuffle(struct trainer *t, struct train_feed *f) {
+    size_t n = f->data.n_per_epoch, at = 0;
+    if (!f->order) f->order = arena_alloc_n(t->arena, n, sizeof *f->order);
+    f->order_at = 0;
     if (t->params.buckets.on) {
-        shuffle_buckets(t);
+        shuffle_buckets(t, f);
         return;
     }
     struct arena *a = arena_create(NULL);
     uint32_t *draw = arena_alloc_n(a, n, sizeof *draw), *flat = arena_alloc_n(a, n, sizeof *flat);
-    for (size_t i = 0; i < t->data.n; i++)
-        for (int r = 0; r < t->data.samples[i].repeats; r++) flat[at++] = (uint32_t)i;
+    for (size_t i = 0; i < f->data.n; i++)
+        for (int r = 0; r < f->data.samples[i].repeats; r++) flat[at++] = (uint32_t)(f->first + i);
     struct rng rng;
-    rng_seed(&rng, t->params.seed + (uint64_t)t->epoch);
+    rng_seed(&rng, t->params.seed + (uint64_t)f->epoch);
     rng_randperm(&rng, draw, n);
-    for (size_t i = 0; i < n; i++) t->order[i] = flat[draw[i]];
+    for (size_t i = 0; i < n; i++) f->order[i] = flat[draw[i]];
     arena_destroy(&a);
 }
 
 static uint32_t next_picture(struct trainer *t) {
-    if ((size_t)t->order_at == t->data.n_per_epoch) {
-        t->epoch++;
-        train_epoch_shuffle(t);
+    struct train_feed *f = t->feed;
+    if ((size_t)f->order_at == f->data.n_per_epoch) {
+        f->epoch++;
+        train_epoch_shuffle(t, f);
     }
-    return t->order[t->order_at++];
+    return f->order[f->order_at++];
 }
 
 /* The pictures of the next batch; how many are real: the last batch of a bucket is short, and what fills it up counts
  * nothing. Enters the batch's bucket. */
 static int next_batch(struct trainer *t, uint32_t *pictures) {
+    struct train_feed *f = t->feed;
     int batch = t->params.batch;
     for (int b = 0; !t->params.buckets.on && b < batch; b++) pictures[b] = next_picture(t);
     if (!t->params.buckets.on) return batch;
-    if (t->order_at == t->n_batches) {
-        t->epoch++;
-        train_epoch_shuffle(t);
+    if (f->order_at == f->n_batches) {
+        f->epoch++;
+        train_epoch_shuffle(t, f);
     }
-    const struct bucket_batch *next = &t->batches[t->order_at++];
-    for (int b = 0; b < batch; b++) pictures[b] = t->order[next->first + b % next->n];
+    const struct bucket_batch *next = &f->batches[f->order_at++];
+    for (int b = 0; b < batch; b++) pictures[b] = f->order[next->first + b % next->n];
     train_bucket_enter(t, next->bucket);
     return next->n;
 }
@@ -100,7 +103,7 @@ static const float *perturb(struct trainer *t, size_t n) {
 void train_loss_place(struct trainer *t, int b, int time, int n) {
     const struct train_params *p = &t->params;
     t->batch_t[b] = (float)time;
-    t->batch_seed[b] = n ? target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)n : 0;
+    t->batch_seed[b] = n ? t->feed->weight * target_weight(t->schedule, p->weighting, time, p->snr_gamma) / (float)n : 0;
     if (p->loss.kind == LOSS_L2) return;
     struct loss_terms l = loss_terms_at(&p->loss, t->schedule, time);
     t->batch_hyper[2 * b] = l.c, t->batch_hyper[2 * b + 1] = l.factor;

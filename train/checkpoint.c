@@ -12,7 +12,6 @@
 
 char *trainer_state_path(struct arena *a, const char *out) { return arena_printf(a, "%s.state.safetensors", out); }
 
-/* Names and shapes of the UNet and the start of its weights: enough to tell models apart, without reading gigabytes. */
 static void hash_model(const struct model *m, struct sha256 *s) {
     size_t left = 1 << 20;
     for (size_t i = 0; i < st_count(m->files[0]); i++) {
@@ -23,6 +22,21 @@ static void hash_model(const struct model *m, struct sha256 *s) {
         sha256_update(s, t->data, n);
         left -= n;
     }
+}
+
+void train_model_hash(const struct model *m, char hex[65]) {
+    struct sha256 s;
+    sha256_begin(&s);
+    hash_model(m, &s);
+    sha256_end(&s, hex);
+}
+
+/* Where a folder's pictures stand within it: the folder itself may move. */
+static const char *path_within(const char *path, const char *folder) {
+    size_t n = folder ? strlen(folder) : 0;
+    if (n && !strncmp(path, folder, n)) path += n;
+    while (*path == '/') path++;
+    return path;
 }
 
 /* What must be the same for a resumed run to be the same run. Steps may grow only where no schedule looks at them. */
@@ -44,14 +58,11 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
         sha256_update(&s, settings[i].value, strlen(settings[i].value) + 1);
     }
     arena_destroy(&a);
-    /* Pictures by name within their folder, size and caption: the folder itself may move. */
-    size_t folder = t->params.data ? strlen(t->params.data) : 0;
     for (size_t i = 0; i < t->data.n; i++) {
         const struct dataset_sample *d = &t->data.samples[i];
         struct os_stat st = {0};
         os_file_stat(d->path, &st, NULL);
-        const char *path = strncmp(d->path, t->params.data, folder) ? d->path : d->path + folder;
-        while (*path == '/') path++;
+        const char *path = path_within(d->path, i < t->feeds[TRAIN_OWN].data.n ? t->params.data : t->params.class_data);
         sha256_update(&s, path, strlen(path) + 1);
         sha256_update(&s, d->caption, strlen(d->caption) + 1);
         sha256_update(&s, &st.bytes, sizeof st.bytes);
@@ -70,14 +81,19 @@ static int banks(const struct trainer *t, struct optimiser_bank b[MAX_BANKS]) {
     return n + optimiser_banks(t->optimiser, b + n);
 }
 
+/* Where each feed stands. */
+static const char *const epoch_keys[TRAIN_FEEDS] = {"epoch", "class_epoch"}, *const order_keys[TRAIN_FEEDS] = {"order_at", "class_order_at"};
+
 static void add_numbers(const struct trainer *t, struct st_writer *w) {
     char text[64], hex[65];
     fingerprint(t, hex);
     st_writer_meta(w, "format", "atelier training state 1");
     st_writer_meta(w, "fingerprint", hex);
     snprintf(text, sizeof text, "%d", t->step), st_writer_meta(w, "step", text);
-    snprintf(text, sizeof text, "%d", t->epoch), st_writer_meta(w, "epoch", text);
-    snprintf(text, sizeof text, "%d", t->order_at), st_writer_meta(w, "order_at", text);
+    for (int i = 0; i < t->n_feeds; i++) {
+        snprintf(text, sizeof text, "%d", t->feeds[i].epoch), st_writer_meta(w, epoch_keys[i], text);
+        snprintf(text, sizeof text, "%d", t->feeds[i].order_at), st_writer_meta(w, order_keys[i], text);
+    }
     snprintf(text, sizeof text, "%a", (double)t->loss_mean), st_writer_meta(w, "loss_mean", text);
     st_writer_add(w, "rng", ST_U8, 1, (int64_t[]){sizeof t->rng}, &t->rng);
     st_writer_add(w, "optimiser", ST_U8, 1, (int64_t[]){OPTIMISER_NUMBERS * sizeof(double)}, optimiser_numbers(t->optimiser));
@@ -129,6 +145,17 @@ static bool load_banks(struct trainer *t, const struct st_file *f, struct error 
     return ok;
 }
 
+/* Shuffles the epoch that the feed was in. */
+static bool load_feed(struct trainer *t, int i, const struct st_file *f) {
+    struct train_feed *feed = &t->feeds[i];
+    int at;
+    if (!read_int(f, epoch_keys[i], &feed->epoch) || !read_int(f, order_keys[i], &at)) return false;
+    train_epoch_shuffle(t, feed);
+    if ((size_t)at > (feed->batches ? (size_t)feed->n_batches : feed->data.n_per_epoch)) return false;
+    feed->order_at = at;
+    return true;
+}
+
 static bool load_numbers(struct trainer *t, const struct st_file *f, struct error *err) {
     char hex[65];
     fingerprint(t, hex);
@@ -137,21 +164,19 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     if (!theirs || strcmp(theirs, hex))
         return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
                          "without --resume.", st_path(f));
-    int epoch, at;
-    if (!read_int(f, "step", &t->step) || !read_int(f, "epoch", &epoch) || !read_int(f, "order_at", &at) || !loss || !rng || !dice || !own || !history ||
+    if (!read_int(f, "step", &t->step) || !loss || !rng || !dice || !own || !history ||
         t->step > t->params.steps || history->dtype != ST_F32 || history->bytes != (size_t)t->step * 3 * sizeof(float) ||
         own->bytes != OPTIMISER_NUMBERS * sizeof(double) ||
-        rng->bytes != sizeof t->rng || dice->bytes != sizeof t->dice || (size_t)at > t->data.n_per_epoch)
+        rng->bytes != sizeof t->rng || dice->bytes != sizeof t->dice)
         return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     memcpy(&t->rng, rng->data, sizeof t->rng);
     memcpy(t->history, history->data, history->bytes);
     memcpy(optimiser_numbers(t->optimiser), own->data, own->bytes);
     memcpy(&t->dice, dice->data, sizeof t->dice);
     if (t->rng.next > 624 || t->dice.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
-    t->epoch = epoch;
     t->loss_mean = strtof(loss, NULL);
-    train_epoch_shuffle(t);
-    t->order_at = at;
+    for (int i = 0; i < t->n_feeds; i++)
+        if (!load_feed(t, i, f)) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     return true;
 }
 
@@ -183,7 +208,8 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
         .warmup_steps = train_schedule_warmup(&p->schedule, p->steps), .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
-        .cache_latents = true, .data = &t->data, .batches_per_epoch = t->n_batches};
+        .cache_latents = true, .data = &t->feeds[TRAIN_OWN].data,
+        .reg_data = &t->feeds[TRAIN_CLASS].data, .batches_per_epoch = t->feeds[TRAIN_OWN].n_batches};
     m->n_more = train_settings(p, a, &m->more);
 }
 

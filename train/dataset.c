@@ -128,6 +128,7 @@ static bool walk(struct scan *s, const struct folder *f) {
 bool dataset_scan(struct arena *a, const struct dataset_params *p, struct dataset *out, struct error *e) {
     *out = (struct dataset){0};
     const char *dir = TEXT_SHOW(p->dir);
+    if (p->may_be_empty && !os_path_exists(p->dir)) return true;
     if (!os_path_is_dir(p->dir))
         return error_set(e, os_path_exists(p->dir) ? "'%s' is not a folder; give the folder that holds the pictures"
                                                    : "there is no folder '%s'", dir);
@@ -137,12 +138,21 @@ bool dataset_scan(struct arena *a, const struct dataset_params *p, struct datase
     struct folder top = {.path = p->dir, .name = path_base(os_path_real(a, p->dir)), .repeats = 1};
     read_folder_name(&top);
     if (!walk(&s, &top)) return false;
-    if (out->n == 0)
+    if (out->n == 0 && !p->may_be_empty)
         return error_set(e, "there are no pictures in '%s' (%zu other files): JPEG, PNG or WebP files are needed", dir, out->n_ignored);
     if (s.n_bare)
         return error_set(e, "%zu of %zu pictures in '%s' have no caption, the first is '%s': put a .txt file beside each, "
                             "name the folder like 10_words, or give --caption", s.n_bare, out->n, dir, TEXT_SHOW(s.first_bare));
     return true;
+}
+
+struct dataset dataset_join(struct arena *a, const struct dataset *first, const struct dataset *second) {
+    struct dataset d = {.n = first->n + second->n, .n_per_epoch = first->n_per_epoch + second->n_per_epoch,
+                        .n_ignored = first->n_ignored + second->n_ignored};
+    d.samples = arena_alloc_n(a, d.n + 1, sizeof *d.samples);
+    for (size_t i = 0; i < d.n; i++) d.samples[i] = i < first->n ? first->samples[i] : second->samples[i - first->n];
+    for (int k = 0; k < DATASET_CAPTION_KINDS; k++) d.n_from[k] = first->n_from[k] + second->n_from[k];
+    return d;
 }
 
 bool dataset_probe(struct dataset *d, struct error *e) {

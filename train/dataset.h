@@ -34,6 +34,7 @@ struct dataset_params {
     const char *dir;
     const char *caption;         /* of every picture, whatever stands beside it; NULL = their own */
     const char *default_caption; /* for pictures without any other; NULL = that is an error */
+    bool may_be_empty;           /* a folder without pictures, or none at all, is an empty dataset */
 };
 
 enum { DATASET_MIN_SIDE = 16 };
@@ -43,6 +44,9 @@ enum { DATASET_MIN_SIDE = 16 };
  * `10_words` (which also sets repeats, 1..1000), else the default. Fails on an empty folder, a caption that is not
  * UTF-8, and pictures left without a caption. Memory from a. */
 bool dataset_scan(struct arena *a, const struct dataset_params *p, struct dataset *out, struct error *e);
+
+/* The pictures of the second behind those of the first, in one new list; counts add up. */
+struct dataset dataset_join(struct arena *a, const struct dataset *first, const struct dataset *second);
 
 /* Reads every picture's header and fills w and h; stops at the first damaged or unusable one. */
 bool dataset_probe(struct dataset *d, struct error *e);

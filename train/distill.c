@@ -19,9 +19,10 @@ static bool check_options(const struct train_params *p, struct error *err) {
         bool given;
         const char *option;
     } rows[] = {{p->train_text_encoder, "--train-text-encoder"}, {caption_varies(&p->captions), "--shuffle-captions or --tag-dropout"},
-                {p->masks != NULL, "--masks"}, {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"}, {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
-                {p->recipe != NULL, "--recipe"}, {p->distill.method == DISTILL_LCM && (p->min_timestep || p->max_timestep),
-                "--min-timestep or --max-timestep"}};
+                {p->masks != NULL, "--masks"}, {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"},
+                {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
+                {p->recipe != NULL, "--recipe"}, {train_prior_on(p), "--class-prompt"},
+                {p->distill.method == DISTILL_LCM && (p->min_timestep || p->max_timestep), "--min-timestep or --max-timestep"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (rows[i].given) return error_set(err, "Distilling does not go with %s.", rows[i].option);
     return true;

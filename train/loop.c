@@ -66,7 +66,8 @@ static bool update(struct trainer *t, struct train_report *r, struct error *err)
 static bool train_step(struct trainer *t, struct train_report *r, struct error *err) {
     float losses[64];
     r->loss = 0;
-    for (int m = 0; m < t->params.accumulate; m++) {
+    for (int m = 0; m < train_batches_per_step(t); m++) {
+        t->feed = &t->feeds[m % t->n_feeds];
         if (!train_batch_draw(t, t->params.accumulate, err)) return false;
         if (!run_tape(t, losses, err)) return false;
         for (int b = 0; b < t->params.batch; b++) r->loss += losses[b] * t->batch_seed[b];
@@ -151,7 +152,8 @@ static bool place_given(struct trainer *t, const struct train_given *given, size
 }
 
 bool trainer_step_given(struct trainer *t, const struct train_given *given, bool do_update, float *losses, struct error *err) {
-    for (int m = 0; m < t->params.accumulate; m++) {
+    for (int m = 0; m < train_batches_per_step(t); m++) {
+        t->feed = &t->feeds[m % t->n_feeds];
         size_t at = (size_t)m * (size_t)t->params.batch;
         if (!place_given(t, given, at, err)) return false;
         if (!run_tape(t, losses + at, err) || !accumulate(t, m, err)) return false;

@@ -47,6 +47,10 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
     if (!t->params.masks) return true;
     if (!t->masks) t->masks = arena_alloc_n(t->arena, train_latent_pixels(t), sizeof(float));
     float *dst = t->masks + t->places[picture].latent;
+    if (picture >= t->feeds[TRAIN_OWN].data.n) { /* the class counts everywhere */
+        for (size_t i = 0; i < (t->params.flip ? 2 : 1) * each; i++) dst[i] = 1;
+        return true;
+    }
     struct arena *a = arena_create(NULL);
     struct dataset_sample mask = *s;
     struct image im;

@@ -78,19 +78,25 @@ static json_t *child(json_t *parent, const char *key) {
     return c;
 }
 
-static void add_data(struct st_writer *w, const struct dataset *d) {
-    json_t *dirs = json_object(), *tags = json_object();
+/* Folders with repeats and counts of pictures; tags, unless NULL, get every folder's counts of tags. */
+static json_t *folders(const struct dataset *d, json_t *tags) {
+    json_t *dirs = json_object();
     for (size_t i = 0; i < d->n; i++) {
         const struct dataset_sample *s = &d->samples[i];
         json_t *dir = child(dirs, s->folder); /* NULL for a folder name that is not UTF-8 */
         json_object_set_new(dir, "n_repeats", json_integer(s->repeats));
         json_object_set_new(dir, "img_count", json_integer(1 + json_integer_value(json_object_get(dir, "img_count"))));
-        if (dir) count_tags(child(tags, s->folder), s->caption);
+        if (dir && tags) count_tags(child(tags, s->folder), s->caption);
     }
+    return dirs;
+}
+
+static void add_data(struct st_writer *w, const struct dataset *d, const struct dataset *reg) {
+    json_t *tags = json_object(), *dirs = folders(d, tags);
     whole(w, "ss_num_train_images", (int64_t)d->n_per_epoch);
-    whole(w, "ss_num_reg_images", 0);
+    whole(w, "ss_num_reg_images", reg ? (int64_t)reg->n_per_epoch : 0);
     json(w, "ss_dataset_dirs", dirs);
-    text(w, "ss_reg_dataset_dirs", "{}");
+    json(w, "ss_reg_dataset_dirs", reg ? folders(reg, NULL) : json_object());
     json(w, "ss_tag_frequency", tags);
 }
 
@@ -174,7 +180,7 @@ bool metadata_add(struct st_writer *w, const struct metadata_params *p, struct e
     add_model(w, p);
     add_network(w, p);
     add_run(w, p);
-    if (p->data) add_data(w, p->data);
+    if (p->data) add_data(w, p->data, p->reg_data);
     if (!st_writer_hashes(w, model_hash, legacy_hash, e)) return false; /* over tensors and the ss_ keys alone */
     text(w, "sshs_model_hash", model_hash);
     text(w, "sshs_legacy_hash", legacy_hash);

@@ -41,7 +41,7 @@ struct metadata_params {
     int batch, grad_accumulation, w, h;
     double max_grad_norm;
     bool gradient_checkpointing, cache_latents;
-    const struct dataset *data; /* may be NULL */
+    const struct dataset *data, *reg_data; /* may be NULL; reg: pictures of the class */
     int64_t batches_per_epoch;  /* 0: as many as the pictures fill */
 
     /* Further settings, written as they are: kohya's keys where it has them. */

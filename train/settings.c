@@ -89,6 +89,10 @@ static void add_words(struct list *l, const struct train_params *p) {
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out) {
     struct list l = {a, arena_alloc_n(a, MAX_SETTINGS, sizeof *l.items), 0};
     add(&l, "ss_recipe", p->recipe ? p->recipe : "None");
+    if (train_prior_on(p)) {
+        real(&l, "ss_prior_loss_weight", tidy(p->prior_weight));
+        add(&l, "ss_class_prompt", p->class_prompt ? p->class_prompt : "None");
+    }
     add_noise(&l, p);
     add_optimiser(&l, p);
     add_words(&l, p);

@@ -170,7 +170,7 @@ static bool build_norm(struct trainer *t, struct error *err) {
 static bool build_sum(struct trainer *t, struct error *err) {
     struct bank_tapes *o = &t->banks;
     struct tensor_set *set = t->adapter->stack->set;
-    if (t->params.accumulate <= 1) return true;
+    if (train_batches_per_step(t) == 1) return true;
     o->sum_g = graph_create(t->arena, TENSOR_F32);
     o->sum_hyper = graph_io(o->sum_g, "keep", (struct shape){1, 1, 1, 1});
     for (int i = 0; i < set->n_chunks; i++)
@@ -196,7 +196,7 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
         float rate = t->params.word_lr ? t->params.word_lr / t->params.lr : 1;
         slots[o->slot] = (struct optimiser_slot){rate, o->shape.w, o->shape.w, o->shape.c};
     }
-    struct optimiser_setup setup = {.set = stack->set, .grad_bank = t->params.accumulate > 1 ? SET_GRAD_SUM : SET_GRAD, .slots = slots,
+    struct optimiser_setup setup = {.set = stack->set, .grad_bank = train_batches_per_step(t) > 1 ? SET_GRAD_SUM : SET_GRAD, .slots = slots,
                                     .loss_scale = t->loss_scale};
     t->optimiser = optimiser_create(t->arena, &t->params.optimiser, &setup, err);
     return t->optimiser != NULL;
@@ -232,7 +232,7 @@ static void plan_weights(struct trainer *t) {
     p->vae_bytes = set_bytes(t->e->model->vae_params->set);
     p->text_bytes = 0;
     for (int i = 0; i < t->e->model->n_texts; i++) p->text_bytes += set_bytes(t->e->model->texts[i].params->set);
-    p->gradient_bytes = p->adapter_bytes * (t->params.accumulate > 1 ? 2 : 1);
+    p->gradient_bytes = p->adapter_bytes * (train_batches_per_step(t) > 1 ? 2 : 1);
     p->moment_bytes = optimiser_state_bytes(t->optimiser);
     p->average_bytes = t->params.ema > 0 ? p->adapter_bytes : 0;
     p->device_bytes = gpu_device_memory_total(t->e->dev);
@@ -314,7 +314,7 @@ bool train_tapes_open(struct trainer *t, struct error *err) {
         if (!engine_load(e, (enum engine_part)(ENGINE_TEXT + i), err)) return false;
     pin_parts(t);
     if (!(t->grad = gpu_set_create(e->dev, set, SET_GRAD, err))) return false;
-    if (t->params.accumulate > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
+    if (train_batches_per_step(t) > 1 && !(t->grad_sum = gpu_set_create(e->dev, set, SET_GRAD_SUM, err))) return false;
     if (t->params.ema > 0 && !(t->ema = gpu_set_create(e->dev, set, SET_EMA, err))) return false;
     if (!train_tape_open(t, err)) return false;
     struct gpu_binding b[MAX_BINDINGS];

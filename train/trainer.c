@@ -43,6 +43,9 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
         return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
     if (!(p->caption_dropout >= 0 && p->caption_dropout <= 1)) return error_set(err, "--caption-dropout must lie from 0 to 1.");
+    if (!(p->prior_weight >= 0 && p->prior_weight <= 1e6f)) return error_set(err, "--prior-weight must lie from 0 to 1000000; 1 is usual.");
+    if (train_prior_on(p) && p->class_prompt && (p->class_count < 1 || p->class_count > 100000))
+        return error_set(err, "--class-count must lie from 1 to 100000; 100 is usual.");
     if (!(p->max_weight_norm >= 0)) return error_set(err, "--scale-weight-norms must not be negative; 1 is usual.");
     if (p->max_weight_norm > 0 && o->constant_schedule)
         return error_set(err, "--scale-weight-norms does not go with %s, which saves other weights than it trains.", o->title);
@@ -82,10 +85,14 @@ static void choose_loss_scale(struct trainer *t) {
 
 static bool scan(struct trainer *t, struct error *err) {
     struct dataset_params dp = {t->params.data, t->params.instance_prompt, t->params.caption};
-    if (!dataset_scan(t->arena, &dp, &t->data, err) || !dataset_probe(&t->data, err)) return false;
-    t->plan.n_pictures = t->data.n;
-    t->plan.n_per_epoch = t->data.n_per_epoch;
-    memcpy(t->plan.n_from, t->data.n_from, sizeof t->plan.n_from);
+    struct dataset *own = &t->feeds[TRAIN_OWN].data, *class = &t->feeds[TRAIN_CLASS].data;
+    if (!dataset_scan(t->arena, &dp, own, err) || !dataset_probe(own, err) || (t->n_feeds > 1 && !train_prior_scan(t, class, err))) return false;
+    t->data = dataset_join(t->arena, own, class);
+    own->samples = t->data.samples, class->samples = t->data.samples + own->n;
+    t->feeds[TRAIN_CLASS].first = own->n;
+    t->plan.n_pictures = own->n;
+    t->plan.n_per_epoch = own->n_per_epoch;
+    memcpy(t->plan.n_from, own->n_from, sizeof t->plan.n_from);
     return true;
 }
 
@@ -128,11 +135,15 @@ static bool prepare_recipe(struct trainer *t, struct error *err) {
     return !r || !r->prepare || r->prepare(&t->params, t->e->model, err);
 }
 
-struct trainer *trainer_create(struct engine *e, const struct train_params *given, bool plan_only, struct error *err) {
+/* Everything that can be known before the device works: folders, sizes, tapes, memory. */
+static struct trainer *plan_run(struct engine *e, const struct train_params *given, struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct trainer *t = arena_alloc(a, sizeof *t);
     const struct train_params *p = &t->params;
     t->arena = a, t->e = e, t->params = *given;
+    t->feeds[TRAIN_OWN].weight = 1, t->feeds[TRAIN_CLASS].weight = p->prior_weight;
+    t->feed = &t->feeds[TRAIN_OWN];
+    t->n_feeds = train_prior_on(p) ? 2 : 1;
     if (!prepare_recipe(t, err)) goto fail;
     t->plan.rank = p->rank;
     t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions) || p->n_words > 0;
@@ -143,27 +154,40 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *give
     t->params.schedule.early = o && o->constant_schedule;
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
-    if (!check_params(p, err) || (p->out && !plan_only && !can_write(p->out, err)) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
+    if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err)) || !check_times(t, err)) goto fail;
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_distill_plan(t, err) || !train_tapes_build(t, err)) goto fail;
-    t->plan.flops_per_step = (gpu_graph_flops(t->tape->g) + t->plan.teacher_flops) * t->params.accumulate;
+    t->plan.flops_per_step = (gpu_graph_flops(t->tape->g) + t->plan.teacher_flops) * train_batches_per_step(t);
     t->plan.text_stays = t->text_on_tape;
+    return t;
+fail:
+    trainer_destroy(&t);
+    return NULL;
+}
+
+static bool open_run(struct trainer *t, struct error *err) {
+    allocate(t);
+    for (int i = 0; t->params.data && i < t->n_feeds; i++) train_epoch_shuffle(t, &t->feeds[i]);
+    return (!t->params.data || train_cache_build(t, err)) && train_tapes_open(t, err) && (!t->params.resume || train_state_load(t, err)) &&
+           train_distill_open(t, err) && open_log(t, err);
+}
+
+struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err) {
+    struct trainer *t = plan_run(e, p, err);
+    if (!t) return NULL;
     if (plan_only) {
         t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
         return t;
     }
-    allocate(t);
-    if (p->data) {
-        train_epoch_shuffle(t);
-        if (!train_cache_build(t, err)) goto fail;
+    bool ok = !p->out || can_write(p->out, err), draws = t->class_drawn.n > 0;
+    ok = ok && train_prior_draw(t, err);
+    if (ok && draws) { /* the folder is another one now */
+        trainer_destroy(&t);
+        t = plan_run(e, p, err);
+        ok = t != NULL;
     }
-    if (!train_tapes_open(t, err)) goto fail;
-    if (p->resume && !train_state_load(t, err)) goto fail;
-    if (!train_distill_open(t, err)) goto fail;
-    if (!open_log(t, err)) goto fail;
-    return t;
-fail:
+    if (ok && open_run(t, err)) return t;
     trainer_destroy(&t);
     return NULL;
 }

@@ -81,6 +81,8 @@ struct train_plan_bucket {
 struct train_plan {
     size_t n_pictures, n_per_epoch;
     size_t n_from[DATASET_CAPTION_KINDS];
+    size_t n_class, n_class_missing; /* pictures of the class; those that will be drawn. n_class 0: no prior preservation */
+    const char *class_data;          /* where */
     int rank, n_layers;
     int64_t n_params;
     int64_t unet_bytes, vae_bytes, text_bytes;          /* weights on the device */
@@ -120,7 +122,8 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
 char *trainer_state_path(struct arena *a, const char *out);
 
 /* For comparisons with other trainers: one step's losses and gradients from given latents, noise and times, for
- * n = accumulate * batch pictures. latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width], or, where
+ * n = accumulate * batch pictures (with prior preservation twice as many: a batch of the subject and one of the class in
+ * turn). latents (scaled), noise: [n][h][w][c]; t, losses [n]; context [n][tokens][width], or, where
  * the text encoders train, ids: per encoder [n][tokens]. SDXL: pooled [n][model_pooled_dim] unless ids are given, and time_ids
  * [n][6]. Distilling: t on its grid, guidance [n], and what the model is told
  * without a caption: empty [tokens][width], for SDXL with zeros as pooled text. */

@@ -63,11 +63,22 @@ struct train_place {
     struct bucket_choice cut;
     size_t latent; /* latent pixels of all pictures before it, every version counted */
 };
+/* What batches are drawn from: the pictures to learn, and those of their class that keep the model what it is. */
+enum { TRAIN_OWN, TRAIN_CLASS, TRAIN_FEEDS };
+struct train_feed {
+    struct dataset data; /* a part of the trainer's, from `first` on */
+    size_t first;
+    float weight;                 /* of its pictures in the loss */
+    uint32_t *order;              /* this epoch's pictures, repeats included */
+    struct bucket_batch *batches; /* this epoch's; NULL without --buckets */
+    int n_batches;
+    int order_at, epoch;
+};
 struct trainer {
     struct arena *arena;
     struct engine *e;
     struct train_params params;
-    struct dataset data;
+    struct dataset data; /* of all feeds, one behind the other */
     struct schedule *schedule;
     struct rng rng;
     struct rng dice; /* for choices that options add: those leave noise and times as they are without */
@@ -76,8 +87,9 @@ struct trainer {
     struct train_bucket *buckets;
     int n_buckets, bucket, largest; /* the one in use; the one with most pixels, whose memory the others share */
     struct train_place *places;     /* per picture */
-    struct bucket_batch *batches;   /* this epoch's; NULL without --buckets */
-    int n_batches;
+    struct train_feed feeds[TRAIN_FEEDS], *feed; /* feed: the one that the batch in work is from */
+    struct dataset class_drawn;     /* pictures of the class that are still to be drawn; n 0: all there */
+    int n_feeds;                    /* each gives `accumulate` batches to a step */
     struct train_tape *tape; /* of the bucket in use, as are lw and lh */
     struct bank_tapes banks;
     struct optimiser *optimiser;
@@ -95,8 +107,6 @@ struct trainer {
     int *text_of;     /* picture -> text */
     int n_texts;
     int empty_text;   /* index of the empty caption; -1 where none is needed */
-    uint32_t *order;  /* this epoch's pictures, repeats included */
-    int order_at, epoch;
     int step;         /* optimiser steps done */
     float loss_scale;
     bool alpha_is_rank; /* --alpha was not given: every layer takes its own rank */
@@ -129,7 +139,7 @@ void train_tapes_close(struct trainer *t);
 bool train_tape_open(struct trainer *t, struct error *err); /* of the bucket in use, unless it is open */
 void train_dropout_add(const struct trainer *t, struct lora_binding *b); /* after the tape's dropout_key is made */
 /* batch.c */
-void train_epoch_shuffle(struct trainer *t);
+void train_epoch_shuffle(struct trainer *t, struct train_feed *f);
 bool train_batch_draw(struct trainer *t, int accumulate, struct error *err);
 /* What slot b's time decides beside noise and target: how its loss looks and counts among n pictures; n 0: not at all. */
 void train_loss_place(struct trainer *t, int b, int time, int n);
@@ -142,6 +152,14 @@ int train_distill_time(struct trainer *t);
 void train_distill_draw(struct trainer *t); /* the batch's guidance */
 /* Fills target and loss of a batch whose noised pictures, times, conditions and guidance are there. */
 bool train_distill_place(struct trainer *t, struct error *err);
+/* prior.c: the class's pictures. */
+bool train_prior_on(const struct train_params *p);
+/* Those in the class's folder, and behind them those that are still to be drawn; settles params.class_data. Memory from the trainer. */
+bool train_prior_scan(struct trainer *t, struct dataset *out, struct error *err);
+/* Draws what is missing, with the model as it is. */
+bool train_prior_draw(struct trainer *t, struct error *err);
+/* Batches that add up to one step. */
+static inline int train_batches_per_step(const struct trainer *t) { return t->params.accumulate * t->n_feeds; }
 /* size.c */
 bool train_buckets_plan(struct trainer *t, struct error *err);
 void train_bucket_enter(struct trainer *t, int bucket);
@@ -169,6 +187,8 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
  * slot's target. */
 void train_mask_place(struct trainer *t, int b, int64_t latent);
 /* checkpoint.c */
+/* Of names and shapes of the UNet and the start of its weights: enough to tell models apart, without reading gigabytes. */
+void train_model_hash(const struct model *m, char hex[65]);
 bool train_state_save(struct trainer *t, struct error *err);
 bool train_state_load(struct trainer *t, struct error *err);
 bool train_lora_save(struct trainer *t, const char *path, struct error *err);
