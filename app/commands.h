@@ -9,6 +9,7 @@ bool cmd_generate(int argc, char **argv, struct error *e);
 bool cmd_stylize(int argc, char **argv, struct error *e);
 bool cmd_convert(int argc, char **argv, struct error *e);
 bool cmd_merge_into(int argc, char **argv, struct error *e);
+bool cmd_extract(int argc, char **argv, struct error *e);
 bool cmd_resize(int argc, char **argv, struct error *e);
 bool cmd_merge(int argc, char **argv, struct error *e);
 bool cmd_devices(int argc, char **argv, struct error *e);

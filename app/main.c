@@ -18,6 +18,7 @@ static const struct {
     {"inspect", "say what a model folder, LoRA file or PNG is", cmd_inspect},
     {"convert", "write a LoRA in another program's spelling", cmd_convert},
     {"resize", "write a LoRA at another rank", cmd_resize},
+    {"extract", "make a LoRA of the difference of two models", cmd_extract},
     {"merge", "make one LoRA of several", cmd_merge},
     {"merge-into", "bake LoRAs into a model", cmd_merge_into},
     {"devices", "list the Vulkan devices", cmd_devices},

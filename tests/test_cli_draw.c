@@ -1,4 +1,4 @@
-/* Commands that draw many pictures, as a person runs them: files of prompts, folders of pictures. */
+/* More of the program as a person runs it: files of prompts, folders of pictures, models that become LoRAs. */
 #include "tests/support/cli.h"
 #include "tests/support/cm.h"
 #include "tests/support/scratch.h"
@@ -215,6 +215,26 @@ static void interrupts_are_resumed(void **s) {
     assert_false(cli_exists("cut/59.png"));
 }
 
+/* ---- Models and LoRAs ---- */
+
+static void models_become_loras(void **s) {
+#define EXTRACT "extract --base $M/mini-sd1 --tuned tuned "
+    CLI_OK("merge-into --model $M/mini-sd1 --lora $M/mini-sd1.lora-te.safetensors --out tuned");
+    CLI_OK(EXTRACT "--kept 0.99 --clamp 1 --out found.safetensors");
+    assert_non_null(strstr(cli.out, "of the change's norm kept"));
+    CLI_OK("inspect found.safetensors --model $M/mini-sd1");
+    assert_non_null(strstr(cli.out, "132 of 132 modules can be applied"));
+    CLI_OK(EXTRACT "--rank 4 --min-diff 100 --out found.safetensors --quiet");
+    assert_non_null(strstr(cli.out, "the text_encoder, which changes by less than 100"));
+    cli_expect_failure("", EXTRACT "--out out/x.safetensors", "--rank N, or --kept X");
+    cli_expect_failure("", EXTRACT "--rank 4 --out out/x.png", ".safetensors");
+    cli_expect_failure("", EXTRACT "--rank 4 --clamp 0 --out out/x.safetensors", "--clamp 0");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd2 --rank 4 --out out/x.safetensors", "one architecture");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-inpaint --rank 4 --out out/x.safetensors", "different architectures");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd1 --rank 4 --out out/x.safetensors", "nothing to extract");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned nowhere --rank 4 --out out/x.safetensors", "nowhere");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompt_lines),
@@ -226,6 +246,7 @@ int main(void) {
         cmocka_unit_test(masks_and_sizes),
         cmocka_unit_test(folders_that_make_no_sense),
         cmocka_unit_test(interrupts_are_resumed),
+        cmocka_unit_test(models_become_loras),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }

@@ -50,7 +50,10 @@ def main():
     names = [name for name in names if name]
     folder, sources = make_sources(studio, names)
     originals = [measure.read(path) for path in sources]
-    bare = {s: [measure.read(stylize(studio, folder, f"bare-{s}", s, 1000) / p.name) for p in sources] for s in STRENGTHS}
+    bare = {}
+    for s in STRENGTHS:
+        out = stylize(studio, folder, f"bare-{s}", s, 1000)
+        bare[s] = [measure.read(out / p.name) for p in sources]
     shown = [originals[:10]]
     down = ["source"]
     for style in args.styles.split(","):
