@@ -27,11 +27,13 @@ struct pointwise {
     enum bcast bcast;
     float factor;
     int planes; /* of this part; 0: all of y */
+    int channel; /* of b's texel, for BCAST_ROW */
 };
 
 static void pointwise(struct emit *e, const struct pointwise *p) {
     struct push_pointwise push = {.y = ref_write(p->y), .y_stride = p->y->stride, .factor = p->factor,
-                                  .rows = (int)shape_rows(p->y->shape), .image_rows = p->y->shape.h * p->y->shape.w};
+                                  .rows = (int)shape_rows(p->y->shape), .image_rows = p->y->shape.h * p->y->shape.w,
+                                  .channel = p->channel};
     uint32_t planes = (uint32_t)(p->planes ? p->planes : shape_planes(p->y->shape));
     if (p->a) push.a = ref_read(e, p->a), push.a_stride = p->a->stride;
     if (p->b) push.b = ref_read(e, p->b), push.b_stride = p->b->stride;
@@ -61,10 +63,6 @@ void kern_add(struct emit *e) {
     pointwise(e, &(struct pointwise){POINTWISE_ADD, &e->in[0], &e->in[1], &e->out[0], b, 0, 0});
 }
 
-void kern_mul(struct emit *e) {
-    enum bcast b = (enum bcast)e->q.node->attr.binary.bcast;
-    pointwise(e, &(struct pointwise){POINTWISE_MUL, &e->in[0], &e->in[1], &e->out[0], b, 0, 0});
-}
 
 void kern_scale(struct emit *e) {
     pointwise(e, &(struct pointwise){POINTWISE_SCALE, &e->in[0], NULL, &e->out[0], 0, e->q.node->attr.scale.factor, 0});
@@ -95,6 +93,14 @@ static struct operand planes_from(const struct operand *o, int first) {
     part.address += (uint64_t)(first * (int64_t)o->stride * texel);
     part.texel += (int32_t)(first * (int64_t)o->stride);
     return part;
+}
+
+void kern_mul(struct emit *e) {
+    const union op_attr *attr = &e->q.node->attr;
+    enum bcast bcast = (enum bcast)attr->binary.bcast;
+    int channel = bcast == BCAST_ROW ? attr->binary.channel : 0;
+    struct operand b = planes_from(&e->in[1], channel / 4);
+    pointwise(e, &(struct pointwise){POINTWISE_MUL, &e->in[0], &b, &e->out[0], bcast, 0, 0, channel % 4});
 }
 
 void kern_concat(struct emit *e) {

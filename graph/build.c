@@ -74,7 +74,11 @@ int graph_add(struct graph *g, int a, int b, enum bcast bcast) {
 }
 
 int graph_mul(struct graph *g, int a, int b, enum bcast bcast) {
-    return append(g, OP_MUL, (int[]){a, b}, 2, (union op_attr){.binary = {(int32_t)bcast}});
+    return append(g, OP_MUL, (int[]){a, b}, 2, (union op_attr){.binary = {.bcast = (int32_t)bcast}});
+}
+
+int graph_mul_row(struct graph *g, int a, int b, int channel) {
+    return append(g, OP_MUL, (int[]){a, b}, 2, (union op_attr){.binary = {.bcast = BCAST_ROW, .channel = channel}});
 }
 
 int graph_scale(struct graph *g, int a, float factor) {

@@ -17,6 +17,8 @@ int graph_unary(struct graph *g, enum unary_kind kind, int x);
 int graph_geglu(struct graph *g, int x);
 int graph_add(struct graph *g, int a, int b, enum bcast bcast);
 int graph_mul(struct graph *g, int a, int b, enum bcast bcast);
+/* Every row of a times its own number, `channel` of the same row of b. */
+int graph_mul_row(struct graph *g, int a, int b, int channel);
 int graph_scale(struct graph *g, int a, float factor);
 int graph_concat(struct graph *g, int a, int b);
 /* Channels [first, first+count), whole planes (first % 4 == 0; count % 4 == 0 unless it ends x): a view,

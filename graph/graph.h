@@ -85,8 +85,9 @@ struct value {
 
 enum unary_kind { UNARY_SILU, UNARY_GELU, UNARY_QUICK_GELU, UNARY_RELU, UNARY_KINDS };
 /* How a second operand's rows follow the first's: same rows, one row per image, one row in all; or one number per
- * image, the first channel of b's row (factors of mul only, and no gradient to it). */
-enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL, BCAST_NUMBER };
+ * image, the first channel of b's row, or per row, the channel that the attribute says (factors of mul only, and no
+ * gradient to them). */
+enum bcast { BCAST_NONE, BCAST_IMAGE, BCAST_ALL, BCAST_NUMBER, BCAST_ROW };
 /* What is dropped at once: a number, a channel of an image, or everything. */
 enum dropout_each { DROPOUT_NUMBER, DROPOUT_CHANNEL, DROPOUT_ALL };
 
@@ -96,7 +97,7 @@ union op_attr {
     struct { int32_t groups; float eps; int32_t silu; } gnorm;
     struct { float eps; } lnorm;
     struct { int32_t kind; } unary;
-    struct { int32_t bcast; } binary;
+    struct { int32_t bcast, channel; } binary;
     struct { float factor; } scale;
     struct { int32_t first; } slice;
     struct { int32_t heads; float scale; int32_t causal; } attn;

@@ -9,6 +9,8 @@ bool op_like_0_shape(struct graph *g, const struct node *node, struct shape out[
         int bcast = node->attr.binary.bcast;
         bool ok = bcast == BCAST_NONE     ? shape_equal(a, b)
                   : bcast == BCAST_NUMBER ? node->op == OP_MUL && shape_rows(b) == a.n
+                  : bcast == BCAST_ROW    ? node->op == OP_MUL && b.n == a.n && shape_rows(b) == shape_rows(a) &&
+                                             node->attr.binary.channel >= 0 && node->attr.binary.channel < b.c
                                           : b.c == a.c && shape_rows(b) == (bcast == BCAST_IMAGE ? a.n : 1);
         if (!ok)
             return graph_fail(g, "%s: {%d,%d,%d,%d} does not spread over {%d,%d,%d,%d}", op_table[node->op].name, b.n,
@@ -107,6 +109,7 @@ static int64_t spread(const struct node *node, struct shape a, struct shape b, i
     switch (node->attr.binary.bcast) {
     case BCAST_IMAGE: return image * a.c + i % a.c;
     case BCAST_NUMBER: return image * b.c;
+    case BCAST_ROW: return i / a.c * b.c + node->attr.binary.channel;
     case BCAST_ALL: return i % a.c;
     default: return i;
     }
@@ -136,8 +139,8 @@ void op_mul_grad(struct graph *g, int node, const int *grad_out, const bool *wan
     const struct node n = g->nodes[node];
     if (want[0]) grad_in[0] = op_emit(g, OP_MUL, (int[]){grad_out[0], n.in[1]}, 2, n.attr);
     if (!want[1]) return;
-    if (n.attr.binary.bcast == BCAST_NUMBER) {
-        graph_fail(g, "mul: there is no gradient to one number per image");
+    if (n.attr.binary.bcast == BCAST_NUMBER || n.attr.binary.bcast == BCAST_ROW) {
+        graph_fail(g, "mul: there is no gradient to one number per image or row");
         return;
     }
     int product = op_emit(g, OP_MUL, (int[]){grad_out[0], n.in[0]}, 2, (union op_attr){0});

@@ -34,9 +34,10 @@ void main() {
     vec4 a = vec4(0.0), b = vec4(0.0);
     if (KIND != 9) a = LOAD(0, p.a, plane * p.a_stride + row);
     if ((KIND >= 3 && KIND <= 7) || KIND == 12) {
-        int brow = BCAST == 0 ? row : BCAST == 2 ? 0 : row / p.image_rows;
-        b = LOAD(1, p.b, (BCAST == 3 ? 0 : plane * p.b_stride) + brow);
+        int brow = BCAST == 0 || BCAST == 4 ? row : BCAST == 2 ? 0 : row / p.image_rows;
+        b = LOAD(1, p.b, (BCAST >= 3 ? 0 : plane * p.b_stride) + brow);
         if (BCAST == 3) b = b.xxxx;
+        if (BCAST == 4) b = vec4(b[p.channel]);
     }
     STORE(8, p.y, plane * p.y_stride + row, apply(a, b));
 }
