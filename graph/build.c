@@ -22,6 +22,10 @@ int graph_linear(struct graph *g, int x, int w, int bias, int res) {
     return append(g, OP_MATMUL, (int[]){x, w, bias, res}, 4, (union op_attr){0});
 }
 
+int graph_product(struct graph *g, int x, int w) {
+    return append(g, OP_MATMUL, (int[]){x, w, -1, -1}, 4, (union op_attr){.matmul = {1}});
+}
+
 static bool conv_check(struct graph *g, int x, int w, int bias, int res, const struct conv_params *p,
                        struct shape *y) {
     if (!ready(g, x, "conv2d") || !ready(g, w, "conv2d")) return false;

@@ -5,6 +5,8 @@
 
 /* x {.., in}, w {1,1,out,in}, bias {1,1,1,out}, res {like the result}: result keeps x's n,h,w. */
 int graph_linear(struct graph *g, int x, int w, int bias, int res);
+/* x {.., in} times w, whose rows are the inputs: {in rows, out}. */
+int graph_product(struct graph *g, int x, int w);
 struct conv_params {
     int k, stride, pad; /* pad: zeros above and left; default 0 */
     int out_h, out_w;   /* 0: (in + 2*pad - k)/stride + 1, with in doubled when up */

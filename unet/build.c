@@ -13,7 +13,8 @@ struct state {
     const struct unet_config *cfg;
     int h;       /* features so far */
     int temb;    /* silu(time embedding) {n,1,1,time_dim} */
-    int context; /* {n,1,tokens,context_dim} */
+    const struct unet_inputs *in;
+    struct unet_part whole; /* where there are no parts */
     int skips[MAX_SKIPS], n_skips;
 };
 
@@ -49,15 +50,27 @@ static void resnet(struct state *s, int index, int channels, int skip, float sca
     s->h = nn_resnet(s->c, name, s->h, skip, s->temb, &p);
 }
 
+/* The shares at the size of the features. */
+static int shares_of(const struct state *s) {
+    struct shape h = nn_shape(s->c, s->h);
+    for (int i = 0; i < s->cfg->n_levels; i++) {
+        struct shape share = nn_shape(s->c, s->in->shares[i]);
+        if (share.n == h.n && share.h == h.h && share.w == h.w) return s->in->shares[i];
+    }
+    return graph_fail(s->c->g, "there are no shares of %dx%d pixels", h.w, h.h);
+}
+
 static void attend(struct state *s, int index, const struct unet_stage *stage) {
     struct unet_transformer_params p = {.heads = stage->heads,
                                         .depth = stage->depth[index],
                                         .groups = s->cfg->norm_groups,
                                         .linear_projection = s->cfg->linear_projection,
                                         .only_cross = stage->only_cross};
+    bool parts = s->in->n_parts > 1;
+    struct unet_view view = {parts ? s->in->parts : &s->whole, parts ? s->in->n_parts : 1, parts ? shares_of(s) : -1};
     char name[24];
     snprintf(name, sizeof name, "attentions.%d", index);
-    s->h = unet_transformer(s->c, name, s->h, s->context, &p);
+    s->h = unet_transformer(s->c, name, s->h, &view, &p);
 }
 
 static void push_skip(struct state *s) {
@@ -109,6 +122,13 @@ static void up_block(struct state *s, int index) {
     graph_pop(s->c->g, mark);
 }
 
+void unet_level_size(const struct unet_config *cfg, int level, int *w, int *h) {
+    for (int i = 0; i < level; i++) { /* nn_downsampler */
+        *w = (*w + (cfg->downsample_padding != 0)) / 2;
+        *h = (*h + (cfg->downsample_padding != 0)) / 2;
+    }
+}
+
 int unet_build(struct nn_ctx *c, const struct unet_config *cfg, const struct unet_inputs *in) {
     if (c->g->failed) return -1;
     struct shape x = nn_shape(c, in->sample), text = nn_shape(c, in->context);
@@ -119,7 +139,7 @@ int unet_build(struct nn_ctx *c, const struct unet_config *cfg, const struct une
                           text.c);
     if (cfg->added_dim && nn_shape(c, in->added).c != cfg->added_dim)
         return graph_fail(c->g, "the UNet takes an added vector of width %d", cfg->added_dim);
-    struct state s = {.c = c, .cfg = cfg, .context = in->context, .temb = time_embedding(c, cfg, in)};
+    struct state s = {.c = c, .cfg = cfg, .in = in, .whole = {in->context, NULL}, .temb = time_embedding(c, cfg, in)};
     struct conv_params conv_in = {.k = cfg->conv_in_kernel, .stride = 1, .pad = cfg->conv_in_kernel / 2};
     struct conv_params conv_out = {.k = cfg->conv_out_kernel, .stride = 1, .pad = cfg->conv_out_kernel / 2};
     s.h = nn_conv(c, "conv_in", in->sample, cfg->down[0].channels, &conv_in, -1);

@@ -3,6 +3,12 @@
 #include "nn/target.h"
 #include "unet/config.h"
 
+/* Regions. A part of the picture and what it looks at; the picture's other parts count as one more. */
+enum { UNET_MAX_PARTS = 17 };
+struct unet_part {
+    int context;                /* {n,1,tokens,context_dim}; the same number of tokens in all parts */
+    const struct nn_hook *hook; /* of the layers that read this context (keys and values); NULL: the ctx's own */
+};
 struct unet_inputs {
     int sample;   /* {n,h,w,in_channels} */
     int timestep; /* {n,1,1,1}, may be fractional */
@@ -10,7 +16,14 @@ struct unet_inputs {
     int added; /* {n,1,1,added_dim}: pooled text, then the sinusoids of the time ids; -1 where added_dim is 0
                 */
     int time_cond; /* {n,1,1,time_cond_dim}: LCM; -1: none */
+    /* Every cross-attention is done with each part's context, and the results are added up by the parts' shares of each row
+     * (Gu et al., Mix-of-Show, 2023, section 3.3; shares of 0 and 1 are its regions). No parts: all look at `context`. */
+    const struct unet_part *parts; /* the first one's context is `context` */
+    int n_parts;
+    int shares[UNET_MAX_LEVELS]; /* per level {n,h,w,>=n_parts} of its size, which add up to 1 in every row */
 };
+/* Size of a level's features for a sample of w x h. */
+void unet_level_size(const struct unet_config *cfg, int level, int *w, int *h);
 /* Returns {n,h,w,out_channels}, or -1 with the graph's error set. Any h, w >= 1. Marks recompute segments:
  * every resnet and every transformer block. */
 int unet_build(struct nn_ctx *c, const struct unet_config *cfg, const struct unet_inputs *in);
