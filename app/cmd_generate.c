@@ -63,10 +63,11 @@ static const char *picture_path(struct run *r, int index) {
 
 /* What a line's size asks of init image, mask and regions. */
 static bool fit(struct run *r, const struct generate_line *l, struct error *e) {
-    int factor = vae_config_factor(&r->open.engine->model->vae);
+    int factor = vae_config_factor(&r->open.engine->model->vae), w, h;
     r->start = r->options.start;
+    out_size(r, l, &w, &h);
     return start_use_fit(&r->start, r->plan.arena, l->w, l->h, factor, e) &&
-           region_use_load(&r->options.regions, r->plan.arena, l->w, l->h, factor, e);
+           region_use_load(&r->options.regions, r->plan.arena, l->w, l->h, w / factor, h / factor, e);
 }
 
 static bool open_kind(struct run *r, const struct generate_line *l, struct error *e) {
@@ -251,7 +252,7 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
         ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
-             check_files(&r.plan, e) && start_use_plan(&o->start, a, generate_least_steps(&r.plan), o->regions.texts.n > 0, e) &&
+             check_files(&r.plan, e) && start_use_plan(&o->start, a, generate_least_steps(&r.plan), e) &&
              load(&r, &common, recipe_hash, e) && (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
         if (ok && !o->dry_run) print_summary(&r);
     }

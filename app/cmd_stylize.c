@@ -66,7 +66,7 @@ static bool gather(struct run *r, int first, struct arena *a, int *chosen, int *
         const struct generate_line *l = &r->plan.lines[i];
         struct start_use *start = &s->items[i].start;
         if (s->items[i].state != STYLIZE_WAITING || !generate_same_kind(r->kind, l)) continue;
-        if (start_use_hash(start, s->arena, e) && start_use_plan(start, a, l->steps, false, e) && start_use_fit(start, a, l->w, l->h, factor, e)) chosen[(*n)++] = i;
+        if (start_use_hash(start, s->arena, e) && start_use_plan(start, a, l->steps, e) && start_use_fit(start, a, l->w, l->h, factor, e)) chosen[(*n)++] = i;
         else if (!stylize_bad(s, i, e)) return false;
         else r->progress.total--;
     }

@@ -46,6 +46,7 @@ void generate_defaults(struct generate_options *o) {
                                    .schedule = "default", .noise = "torch", .eta = NAN};
     prompt_use_defaults(&o->prompt_use);
     start_use_defaults(&o->start);
+    region_use_defaults(&o->regions);
 }
 
 bool generate_same_kind(const struct generate_line *a, const struct generate_line *b) {
@@ -67,7 +68,8 @@ bool generate_params_of(const struct generate_options *o, const struct generate_
     *out = (struct generate_params){.w = l->w, .h = l->h, .steps = l->steps, .cfg = (float)l->cfg, .rescale = (float)o->rescale,
                                     .sampler = l->sampler, .schedule = o->schedule, .adapter = ad,
                                     .prompt_style = prompt_use_style(&o->prompt_use), .clip_skip = o->prompt_use.clip_skip,
-                                    .words = &o->prompt_use.words, .compose = generate_compose(o), .every = o->every};
+                                    .words = &o->prompt_use.words, .compose = generate_compose(o), .every = o->every,
+                                    .regions_by = region_use_method(&o->regions), .n_regions = o->regions.n};
     out->has_eta = !isnan(o->eta);
     out->eta = out->has_eta ? (float)o->eta : 0;
     out->noise_delta = (uint64_t)o->ensd;

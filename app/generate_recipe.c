@@ -236,7 +236,8 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
         return false;
     if (!take_details(d, r) || !take_compose(d, r)) return false;
-    if (open_to(d, "region") && !region_use_read(&d->o->regions, d->a, r, d->e)) return false;
+    struct region_use_given regions = {!open_to(d, "region"), !open_to(d, "region-method")};
+    if (!region_use_read(&d->o->regions, d->a, r, &regions, d->e)) return false;
     for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};

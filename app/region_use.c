@@ -4,21 +4,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-
 #include "base/arena.h"
 #include "base/os.h"
 #include "base/text.h"
+#include "diffusion/area_resize.h"
 #include "io/image.h"
 #include "io/json.h"
 
 #define FIELD(name) offsetof(struct region_use, name)
-enum { MAX_REGIONS = 16 };
 
 static const struct option rows[] = {
     {"region", OPTION_LIST, FIELD(texts), "WHERE:PROMPT",
      "another prompt for a part of the picture: WHERE is X,Y,W,H in\npixels or a mask picture (white counts); <lora:name> in PROMPT\n"
-     "acts there alone; each region costs as much as a picture"},
+     "acts there alone"},
+    {"region-method", OPTION_CHOICE, FIELD(method), "NAME", "attention: the parts of one picture look at their own prompts;\n"
+     "predictions: every prompt predicts the whole picture, joined by the\nregions, each of which costs as much as a picture",
+     .choices = "attention|predictions"},
 };
+
+void region_use_defaults(struct region_use *u) { *u = (struct region_use){.method = "attention"}; }
+
+enum guide_regions region_use_method(const struct region_use *u) { return strcmp(u->method, "attention") ? GUIDE_PREDICTIONS : GUIDE_ATTENTION; }
 
 struct option_table region_use_table(struct region_use *u) { return (struct option_table){OPTION_ROWS(rows), u}; }
 
@@ -40,7 +46,7 @@ static bool take_apart(struct region *r, const char *text, struct arena *a, cons
 }
 
 bool region_use_plan(struct region_use *u, struct arena *a, int n_prompts, struct lora_use *loras, struct error *e) {
-    if (u->texts.n > MAX_REGIONS) return error_set(e, "There are %d regions; at most %d can be drawn.", u->texts.n, MAX_REGIONS);
+    if (u->texts.n > GUIDE_MAX_REGIONS) return error_set(e, "There are %d regions, and at most %d can be drawn; join some in one mask picture, or leave some to --prompt.", u->texts.n, GUIDE_MAX_REGIONS);
     u->items = arena_alloc_n(a, (size_t)u->texts.n + 1, sizeof *u->items);
     for (u->n = 0; u->n < u->texts.n; u->n++) {
         struct recipe_lora *tags;
@@ -84,17 +90,16 @@ static bool picture_pixels(const struct region *r, int w, int h, float *mask, st
     return ok;
 }
 
-bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int factor, struct error *e) {
+bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int latent_w, int latent_h, struct error *e) {
     struct arena *own = arena_create(NULL);
     bool ok = true;
     for (int k = 0; ok && k < u->n; k++) {
         struct region *r = &u->items[k];
         float *mask = arena_alloc_n(own, (size_t)w * (size_t)h, sizeof *mask);
         ok = r->is_box ? box_pixels(r, w, h, mask, e) : picture_pixels(r, w, h, mask, e);
-        int lw = w / factor, lh = h / factor;
-        r->map = arena_alloc_n(a, (size_t)lw * (size_t)lh, sizeof *r->map);
-        for (int y = 0; ok && y < lh * factor; y++)
-            for (int x = 0; x < lw * factor; x++) r->map[y / factor * lw + x / factor] += mask[y * w + x] / (float)(factor * factor);
+        r->map_w = latent_w, r->map_h = latent_h;
+        r->map = arena_alloc_n(a, (size_t)latent_w * (size_t)latent_h, sizeof *r->map);
+        if (ok) area_resize(r->map, latent_w, latent_h, mask, w, h);
     }
     arena_destroy(&own);
     return ok;
@@ -105,7 +110,7 @@ const struct guide_region *region_use_list(const struct region_use *u, struct ar
     for (int k = 0; k < u->n; k++) {
         float *strength = arena_alloc_n(a, (size_t)loras->n + 1, sizeof *strength);
         lora_use_strengths(loras, n_prompts + k, factor, strength);
-        list[k] = (struct guide_region){u->items[k].prompt, strength, u->items[k].map};
+        list[k] = (struct guide_region){u->items[k].prompt, strength, u->items[k].map, u->items[k].map_w, u->items[k].map_h};
     }
     return list;
 }
@@ -118,15 +123,26 @@ void region_use_write(const struct region_use *u, struct arena *a, struct recipe
     for (int i = 0; i < u->n; i++) json_array_append_new(list, json_string(u->texts.items[i]));
     char *text = json_dumps(list, JSON_COMPACT);
     recipe_add(a, r, "Regions", arena_strdup(a, text));
+    recipe_add(a, r, "Region method", u->method);
     free(text);
     json_decref(list);
 }
 
-bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, struct error *e) {
+static bool read_method(struct region_use *u, const struct recipe *r, struct error *e) {
+    const char *method = recipe_extra(r, "Region method");
+    if (!method || !strcmp(method, "predictions")) u->method = "predictions";
+    else if (!strcmp(method, "attention")) u->method = "attention";
+    else return error_set(e, "The recipe's way to draw regions, \"%s\", is not here; choose one with --region-method.", TEXT_SHOW(method));
+    return true;
+}
+
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, struct error *e) {
     const char *text = recipe_extra(r, "Regions");
+    if (text && !given->method && !read_method(u, r, e)) return false;
+    if (given->region) return true;
     json_t *list = text ? json_loads(text, 0, NULL) : NULL;
     size_t n = json_array_size(list);
-    bool ok = !text || (n > 0 && n <= MAX_REGIONS) || error_set(e, "The recipe's field \"Regions\" cannot be read; give --region.");
+    bool ok = !text || (n > 0 && n <= GUIDE_MAX_REGIONS) || error_set(e, "The recipe's field \"Regions\" cannot be read; give --region.");
     u->texts.items = arena_alloc_n(a, n + 1, sizeof *u->texts.items);
     for (size_t i = 0; ok && i < n; i++) {
         const char *item = json_string_value(json_array_get(list, i));

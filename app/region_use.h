@@ -11,22 +11,30 @@ struct region {
     const char *prompt; /* without <lora:...> */
     bool is_box;
     int x, y, w, h;
-    float *map; /* once the picture's size is known */
+    float *map; /* [map_h][map_w], once the picture's size is known */
+    int map_w, map_h;
 };
 struct region_use {
     struct option_list texts; /* as typed */
+    const char *method;       /* attention or predictions */
     struct region *items;
     int n;
 };
+void region_use_defaults(struct region_use *u);
 struct option_table region_use_table(struct region_use *u);
 /* Takes the texts apart; LoRAs they name become requests for prompt number n_prompts + region. */
 bool region_use_plan(struct region_use *u, struct arena *a, int n_prompts, struct lora_use *loras, struct error *e);
-/* Makes the maps for a picture of w x h pixels whose latent is smaller by `factor`. */
-bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int factor, struct error *e);
+enum guide_regions region_use_method(const struct region_use *u);
+/* Makes the maps of a picture of w x h pixels, in the size of the largest latent that is drawn. */
+bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int latent_w, int latent_h, struct error *e);
 /* What generate_picture wants. */
 const struct guide_region *region_use_list(const struct region_use *u, struct arena *a, const struct lora_use *loras, int n_prompts, float factor);
 
 void region_use_write(const struct region_use *u, struct arena *a, struct recipe *r);
-bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, struct error *e);
+/* What was given stays. Recipes from before there was a choice are by predictions. */
+struct region_use_given {
+    bool region, method;
+};
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, struct error *e);
 
 #endif

@@ -29,11 +29,10 @@ void start_use_defaults(struct start_use *u) {
 
 struct option_table start_use_table(struct start_use *u) { return (struct option_table){OPTION_ROWS(rows), u}; }
 
-static bool plan_hires(struct start_use *u, int steps, bool has_regions, struct error *e) {
+static bool plan_hires(struct start_use *u, int steps, struct error *e) {
     if (u->picture_path)
         return error_set(e, "--hires draws its first pass from noise and takes no --init-image; draw over the picture with a larger "
                             "--width and --height instead.");
-    if (has_regions) return error_set(e, "--hires and --region do not go together yet; leave one of them out.");
     if (u->hires <= 1) return error_set(e, "--hires %g does not make the picture larger; give a scale above 1, like 1.5 or 2.", u->hires);
     int n = u->hires_steps ? u->hires_steps : steps;
     if (init_image_steps(n, u->hires_strength) < 1)
@@ -53,8 +52,8 @@ bool start_use_hash(struct start_use *u, struct arena *a, struct error *e) {
     return !u->mask_path || u->mask_hash || (u->mask_hash = common_file_hash(a, u->mask_path, e));
 }
 
-bool start_use_plan(struct start_use *u, struct arena *a, int steps, bool has_regions, struct error *e) {
-    if (u->hires && !plan_hires(u, steps, has_regions, e)) return false;
+bool start_use_plan(struct start_use *u, struct arena *a, int steps, struct error *e) {
+    if (u->hires && !plan_hires(u, steps, e)) return false;
     if (u->mask_path && !u->picture_path)
         return error_set(e, "--mask says which part of a picture is drawn anew; give the picture with --init-image.");
     if (!u->picture_path) return true;

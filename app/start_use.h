@@ -25,7 +25,7 @@ bool start_use_check_steps(const struct start_use *u, int steps, struct error *e
 /* Fills the hashes; start_use_plan does, too. */
 bool start_use_hash(struct start_use *u, struct arena *a, struct error *e);
 /* Reads the files and checks what can be checked without a model. */
-bool start_use_plan(struct start_use *u, struct arena *a, int steps, bool has_regions, struct error *e);
+bool start_use_plan(struct start_use *u, struct arena *a, int steps, struct error *e);
 /* w and h that are 0 become the init image's, rounded down to multiples of `factor`. */
 void start_use_size(const struct start_use *u, int factor, int *w, int *h);
 /* Brings picture and mask to the size that is drawn. `factor`: of the model's latents. */

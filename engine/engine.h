@@ -96,6 +96,9 @@ bool vae_session_decode(struct vae_session *s, const float *latents, uint8_t *rg
 struct denoiser_params {
     int n, w, h, tokens;
     const struct adapter *adapter; /* NULL: none */
+    /* Regions: contexts that every picture looks at, each in its part (unet/build.h). 0: one for all of it. */
+    int n_parts;
+    bool part_strengths; /* every part has strengths of its own (lora_stack_bind_regions) */
     struct gpu_set *adapter_data;  /* in place of the adapter's own numbers; NULL: those */
 };
 struct denoiser;
@@ -105,9 +108,12 @@ bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct mem
 double denoiser_flops(struct engine *e, const struct denoiser_params *p);
 struct denoiser *denoiser_create(struct engine *e, const struct denoiser_params *p, struct error *err);
 void denoiser_destroy(struct denoiser **d);
-/* context [n][tokens][width]; strength [n][adapters] or NULL. Kept until changed. */
+/* context [n][tokens][width], or [n_parts][n][tokens][width]; strength [n][adapters], or with part_strengths
+ * [n_parts][adapters]. Kept until changed. */
 void denoiser_set_context(struct denoiser *d, const float *context);
 void denoiser_set_strength(struct denoiser *d, const float *strength);
+/* With parts: how much of every pixel is whose, [n][n_parts][h][w], together 1. Needed before the first run; kept until changed. */
+void denoiser_set_shares(struct denoiser *d, const float *shares);
 /* SDXL, else without effect: pooled [n][model_pooled_dim] and time_ids [n][6]: original height and width, crop top and left,
  * target height and width, in pixels. Needed before the first run; kept until changed. */
 void denoiser_set_added(struct denoiser *d, const float *pooled, const float *time_ids);

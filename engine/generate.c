@@ -35,12 +35,13 @@ struct generator {
     struct drawing *now; /* the pictures being drawn */
     int n_now;
     struct arena *shape_arena; /* what depends on the guide's images and tokens; NULL before the first picture */
-    int images, tokens;
+    int images, tokens, parts;
+    bool part_strengths;
     int told;             /* step that the UNet was last told about, -1: none */
-    float *context;       /* [images][tokens][model_context_dim]; images: every picture's, one after the other */
+    float *context;       /* [parts][images][tokens][model_context_dim]; images: every picture's, one after the other */
     float *pooled;        /* [images][model_pooled_dim] */
     float *time_ids;      /* [images][6] */
-    float *strengths;     /* [images][adapters] */
+    float *strengths;     /* [images][adapters], or [parts][adapters] */
     float *x, *out, *t;   /* UNet side, [images][h][w][c] */
     float *answers;       /* sampler side, [images][c][h][w] */
     float *scratch, *prediction, *latents; /* [c][h][w] */
@@ -86,24 +87,25 @@ static bool open_vae(struct generator *g, struct error *err) {
     return (g->vae = vae_session_create(g->e, false, 1, g->params.w, g->params.h, err)) != NULL;
 }
 
-/* The UNet for that many images of that many tokens; most pictures of a run need the same. */
-static bool shape_unet(struct generator *g, int images, int tokens, struct error *err) {
+/* The UNet for that many images told as by u; most pictures of a run need the same. */
+static bool shape_unet(struct generator *g, int images, const struct guide *u, struct error *err) {
+    int tokens = u->tokens, parts = u->parts;
     g->told = -1;
-    if (g->unet && g->images == images && g->tokens == tokens) return true;
+    if (g->unet && g->images == images && g->tokens == tokens && g->parts == parts && g->part_strengths == u->part_strengths) return true;
     denoiser_destroy(&g->unet);
     arena_destroy(&g->shape_arena);
     struct arena *a = g->shape_arena = arena_create(g->arena);
     const struct model *m = g->e->model;
     size_t n = (size_t)images, values = (size_t)latent_values(g);
-    g->images = images, g->tokens = tokens;
-    g->context = arena_alloc_n(a, n * (size_t)tokens, (size_t)model_context_dim(m) * sizeof(float));
+    g->images = images, g->tokens = tokens, g->parts = parts, g->part_strengths = u->part_strengths;
+    g->context = arena_alloc_n(a, (size_t)parts * n * (size_t)tokens, (size_t)model_context_dim(m) * sizeof(float));
     g->pooled = arena_alloc_n(a, n, ((size_t)model_pooled_dim(m) + 1) * sizeof(float));
     g->x = arena_alloc_n(a, n * values, sizeof(float));
     g->out = arena_alloc_n(a, n * values, sizeof(float));
     g->t = arena_alloc_n(a, n, sizeof(float));
-    g->strengths = arena_alloc_n(a, n, ((size_t)n_adapters(g) + 1) * sizeof(float));
+    g->strengths = arena_alloc_n(a, parts > images ? (size_t)parts : n, ((size_t)n_adapters(g) + 1) * sizeof(float));
     g->answers = arena_alloc_n(a, n * values, sizeof(float));
-    struct denoiser_params dp = {images, g->lw, g->lh, tokens, g->params.adapter};
+    struct denoiser_params dp = {images, g->lw, g->lh, tokens, g->params.adapter, parts, u->part_strengths};
     if (!(g->unet = denoiser_create(g->e, &dp, err))) return false;
     float h = (float)g->params.h, w = (float)g->params.w;
     g->time_ids = arena_alloc_n(a, n, 6 * sizeof(float));
@@ -169,9 +171,10 @@ static void tell(struct generator *g, int step) {
     }
     for (int i = 0; i < g->n_now; i++) {
         const struct guide *u = &g->now[i].guide;
-        size_t at = (size_t)g->now[i].at, n = (size_t)u->images * adapters;
-        if (context) guide_fill(u, m, step, g->context + at * rows, g->pooled + at * pooled);
-        if (strength && n) memcpy(g->strengths + at * adapters, u->strengths + (size_t)step * n, n * sizeof *g->strengths);
+        size_t at = (size_t)g->now[i].at, first = g->part_strengths ? 0 : at;
+        for (int part = 0; context && part < g->parts; part++)
+            guide_fill(u, m, step, part, g->context + ((size_t)(part * g->images) + at) * rows, g->pooled + at * pooled);
+        if (strength) memcpy(g->strengths + first * adapters, guide_strengths(u, step), (size_t)guide_strength_rows(u) * adapters * sizeof *g->strengths);
     }
     if (context) {
         denoiser_set_context(g->unet, g->context);
@@ -179,6 +182,16 @@ static void tell(struct generator *g, int step) {
     }
     if (strength) denoiser_set_strength(g->unet, g->strengths);
     g->told = step;
+}
+
+/* How the parts share every image of a picture. */
+static void set_shares(struct generator *g, struct arena *a) {
+    if (g->parts < 2) return;
+    size_t n = (size_t)(g->lw * g->lh * g->parts);
+    float *all = arena_alloc_n(a, n, (size_t)g->images * sizeof *all);
+    for (int k = 0; k < g->n_now; k++)
+        for (int i = 0; i < g->now[k].guide.images; i++) memcpy(all + (size_t)(g->now[k].at + i) * n, g->now[k].guide.shares, n * sizeof *all);
+    denoiser_set_shares(g->unet, all);
 }
 
 /* Mask and masked picture, the same for every image of a picture. */
@@ -283,7 +296,7 @@ static bool make_guide(struct generator *g, struct drawing *d, struct arena *a, 
                               .cfg = g->params.cfg, .rescale = g->params.rescale, .guided = g->guided, .n_adapters = adapters,
                               .strength = strength, .courses = p->courses, .compose = g->params.compose,
                               .every = g->params.every ? g->params.every : 5,
-                              .regions = p->regions, .n_regions = p->n_regions, .n_pixels = g->lw * g->lh};
+                              .regions = p->regions, .n_regions = p->n_regions, .regions_by = g->params.regions_by, .w = g->lw, .h = g->lh};
     return guide_create(g->prompter, &gp, a, &d->guide, err);
 }
 
@@ -333,7 +346,7 @@ static bool finish(struct generator *g, uint8_t *const *rgb, struct arena *a, st
     return true;
 }
 
-/* Pictures whose guides have equally many tokens. Encoding comes before the UNet takes its memory. */
+/* Pictures whose guides go together. Encoding comes before the UNet takes its memory. */
 static bool run_together(struct generator *g, const struct generate_progress *progress, uint8_t *const *rgb, struct arena *a,
                          struct error *err) {
     int images = 0;
@@ -345,9 +358,10 @@ static bool run_together(struct generator *g, const struct generate_progress *pr
         assert(!ok || g->now[k].from.first == g->now->from.first);
     }
     init_encoder_rest(g->init);
-    ok = ok && shape_unet(g, images, g->now->guide.tokens, err);
+    ok = ok && shape_unet(g, images, &g->now->guide, err);
     if (ok) {
         tell(g, 0);
+        set_shares(g, a);
         set_extra(g, a);
         for (int k = 0; k < g->n_now; k++) trace_text(g, &g->now[k]);
         ok = sample(g, progress, a, err) && finish(g, rgb, a, err);
@@ -368,9 +382,9 @@ bool generator_run_batch(struct generator *g, const struct generate_picture *pic
     }
     g->now = arena_alloc_n(a, (size_t)n, sizeof *g->now);
     for (int first = 0; ok && first < n;) {
-        int tokens = all[first].guide.tokens;
+        const struct guide *leader = &all[first].guide;
         g->n_now = 0;
-        for (; first < n && all[first].guide.tokens == tokens; first++) g->now[g->n_now] = all[first], dst[g->n_now++] = rgb[first];
+        for (; first < n && guide_goes_with(&all[first].guide, leader); first++) g->now[g->n_now] = all[first], dst[g->n_now++] = rgb[first];
         ok = run_together(g, progress, dst, a, err);
     }
     g->now = NULL, g->n_now = 0;

@@ -21,7 +21,8 @@ struct generate_params {
     const struct embedding_list *words; /* learnt words; NULL: none */
     enum guide_compose compose;
     int every;                          /* compose switch: steps between changes; 0: 5 */
-    int batch; /* pictures at once, for generate_memory_plan; 0: 1 */
+    enum guide_regions regions_by;
+    int batch, n_regions; /* for generate_memory_plan: pictures at once (0: 1), and regions that they will have */
 };
 struct generate_picture {
     const char *prompt, *negative; /* negative NULL: "", or zeros where the model wants that (SDXL) */
@@ -48,7 +49,7 @@ void generator_forget_prompts(struct generator *g);
 bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
                    struct error *err);
 /* n pictures at once, every one with its own prompts, seed and strengths; rgb[n], each as above. Their init images, if any, are
- * given to all, with one strength. Neighbours whose prompts have different lengths are drawn in turn. Each picture is the one that
+ * given to all, with one strength. Neighbours that cannot share a tape (guide_goes_with) are drawn in turn. Each picture is the one that
  * generator_run draws alone with only its LoRAs: the same bytes on the CPU device, elsewhere wherever kernels do not add in another
  * order at another size. */
 bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,

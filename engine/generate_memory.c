@@ -16,7 +16,10 @@ static int64_t text_bytes(const struct engine *e, int64_t *largest) {
 static struct denoiser_params unet_params(const struct engine *e, const struct generate_params *p, int batch) {
     int f = vae_config_factor(&e->model->vae);
     bool guided = guidance_is_needed(p->cfg) && !e->model->unet.time_cond_dim;
-    return (struct denoiser_params){(guided ? 2 : 1) * batch, p->w / f, p->h / f, model_window(e->model), p->adapter};
+    struct denoiser_params dp = {(guided ? 2 : 1) * batch, p->w / f, p->h / f, model_window(e->model), p->adapter};
+    if (p->regions_by == GUIDE_PREDICTIONS) dp.n *= p->n_regions + 1;
+    else dp.n_parts = p->n_regions + 1, dp.part_strengths = true; /* any LoRA may act in one region only */
+    return dp;
 }
 
 int generate_batch_fit(struct engine *e, const struct generate_params *p, int most) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "diffusion/area_resize.h"
 #include "diffusion/guidance.h"
 
 /* One conditioning in the course of the steps: a term of AND, or the negative prompt. */
@@ -76,17 +77,12 @@ static bool add_adapters(struct draft *l, struct error *err) {
                      l->p->compose == GUIDE_SWITCH ? "switch" : "composite", l->n);
 }
 
+static bool by_attention(const struct guide_params *p) { return p->n_regions && p->regions_by == GUIDE_ATTENTION; }
+
 /* The prompt's own map is what the regions leave. */
-static void add_regions(struct draft *l) {
-    const struct guide_params *p = l->p;
-    size_t pixels = (size_t)p->n_pixels;
-    float *rest = arena_alloc_n(l->a, pixels, sizeof *rest);
-    l->groups[0].map = rest;
-    for (int r = 0; r < p->n_regions; r++) {
-        struct group *g = add_group(l, p->regions[r].prompt, p->regions[r].strength);
-        g->map = arena_alloc_n(l->a, pixels, sizeof *g->map);
-        memcpy(g->map, p->regions[r].map, pixels * sizeof *g->map);
-    }
+static void share_out(const struct draft *l) {
+    size_t pixels = (size_t)l->p->w * (size_t)l->p->h;
+    float *rest = l->groups[0].map;
     for (size_t i = 0; i < pixels; i++) {
         float sum = 0;
         for (int k = 1; k < l->n; k++) sum += l->groups[k].map[i];
@@ -95,14 +91,31 @@ static void add_regions(struct draft *l) {
     }
 }
 
+static bool add_regions(struct draft *l, struct error *err) {
+    const struct guide_params *p = l->p;
+    size_t pixels = (size_t)p->w * (size_t)p->h;
+    float *maps = arena_alloc_n(l->a, pixels * (size_t)(p->n_regions + 1), sizeof *maps);
+    l->groups[0].map = maps;
+    for (int r = 0; r < p->n_regions; r++) {
+        const struct guide_region *region = &p->regions[r];
+        struct group *g = add_group(l, region->prompt, region->strength);
+        if (by_attention(p) && (g->n - g->has_base > 1 || g->terms[g->n - 1].weight != 1))
+            return error_set(err, "The prompt of region %d has AND in it, for which there is no place inside the attention; write it "
+                                  "as one prompt, or use --region-method predictions.", r + 1);
+        g->map = maps + pixels * (size_t)(r + 1);
+        area_resize(g->map, p->w, p->h, region->map, region->map_w, region->map_h);
+    }
+    share_out(l);
+    return true;
+}
+
 static bool make_groups(struct draft *l, struct error *err) {
     const struct guide_params *p = l->p;
     l->groups = arena_alloc_n(l->a, (size_t)(p->n_adapters + p->n_regions) + 1, sizeof *l->groups);
     if (p->compose != GUIDE_SUM && p->n_regions) return error_set(err, "Regions and --compose do not go together; use --compose sum.");
     if (p->compose != GUIDE_SUM) return add_adapters(l, err);
     add_group(l, p->prompt, p->strength);
-    if (p->n_regions) add_regions(l);
-    return true;
+    return !p->n_regions || add_regions(l, err);
 }
 
 /* ---- Texts ---- */
@@ -188,6 +201,27 @@ static void make_shares(const struct group *k, double share, float *map, struct 
     for (int i = 0; map && i < k->n; i++) g->maps[first + i] = map;
 }
 
+/* The negative prompt looks the same in every part; the prompt's terms all look at a region's only one. */
+static const struct term *term_of(const struct draft *l, int part, int image) {
+    const struct group *own = &l->groups[0], *region = &l->groups[part];
+    return part == 0 || (own->has_base && image == 0) ? &own->terms[image] : &region->terms[region->n - 1];
+}
+
+/* By attention: what the prompt's images are told at a step. */
+static void tell_parts(const struct draft *l, bool own_sets, int step, struct guide *g) {
+    int n_adapters = l->p->n_adapters;
+    for (int part = 0; part < g->parts; part++)
+        for (int i = 0; i < g->images; i++) {
+            int text = text_index(l, text_at(term_of(l, part, i), step));
+            g->context_of[((size_t)step * (size_t)g->parts + (size_t)part) * (size_t)g->images + (size_t)i] = (own_sets ? part : 0) * l->n_texts + text;
+        }
+    int rows = guide_strength_rows(g);
+    for (int row = 0; row < rows; row++)
+        for (int ad = 0; ad < n_adapters; ad++)
+            g->strengths[((size_t)step * (size_t)rows + (size_t)row) * (size_t)n_adapters + (size_t)ad] =
+                strength_at(l->p, &l->groups[g->part_strengths ? row : 0], ad, step);
+}
+
 /* What the images of a group are told at a step. */
 static void tell_group(const struct draft *l, int k, int set, int step, struct guide *g, int first) {
     const struct group *group = &l->groups[k];
@@ -199,52 +233,75 @@ static void tell_group(const struct draft *l, int k, int set, int step, struct g
     }
 }
 
+/* Images, parts, and room for what they are told. */
+static void measure(const struct draft *l, int at_once, struct guide *g) {
+    const struct guide_params *p = l->p;
+    g->parts = by_attention(p) ? l->n : 1;
+    if (g->parts > 1) g->shares = l->groups[0].map;
+    for (int k = 1; k < g->parts; k++)
+        for (int i = 0; i < p->n_adapters; i++) g->part_strengths |= l->groups[k].strength[i] != l->groups[0].strength[i];
+    for (int k = 0; k < at_once; k++) g->images += l->groups[k].n, g->joined |= l->groups[k].has_base;
+    size_t n = (size_t)g->images, rows = (size_t)guide_strength_rows(g), steps = (size_t)p->n_steps;
+    g->context_of = arena_alloc_n(l->a, n * (size_t)g->parts * steps, sizeof *g->context_of);
+    g->strengths = arena_alloc_n(l->a, rows * steps, ((size_t)p->n_adapters + 1) * sizeof *g->strengths);
+    g->base = arena_alloc_n(l->a, n, sizeof *g->base), g->goal = arena_alloc_n(l->a, n, sizeof *g->goal);
+    if (p->n_regions && g->parts == 1) g->maps = arena_alloc_n(l->a, n, sizeof *g->maps);
+}
+
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *g, struct error *err) {
     struct draft l = {.a = a, .p = params};
     bool turns = params->compose == GUIDE_SWITCH;
     *g = (struct guide){.params = *params};
     if (!make_groups(&l, err)) return false;
     collect_texts(&l);
-    int sets = l.n > 1 && prompter_heeds_strength(p) ? l.n : 1, at_once = turns ? 1 : l.n;
+    int sets = l.n > 1 && prompter_heeds_strength(p) ? l.n : 1, at_once = turns || by_attention(params) ? 1 : l.n;
     if (!encode_texts(p, &l, sets, g, err)) return false;
-    for (int k = 0; k < at_once; k++) g->images += l.groups[k].n, g->joined |= l.groups[k].has_base;
-    size_t n = (size_t)g->images, all = n * (size_t)params->n_steps;
-    g->context_of = arena_alloc_n(a, all, sizeof *g->context_of);
-    g->strengths = arena_alloc_n(a, all, ((size_t)params->n_adapters + 1) * sizeof *g->strengths);
-    g->base = arena_alloc_n(a, n, sizeof *g->base), g->goal = arena_alloc_n(a, n, sizeof *g->goal);
-    if (params->n_regions) g->maps = arena_alloc_n(a, n, sizeof *g->maps);
+    measure(&l, at_once, g);
     for (int k = 0, first = 0; k < at_once; first += l.groups[k++].n) {
-        make_shares(&l.groups[k], params->n_regions ? 1 : 1.0 / at_once, l.groups[k].map, g, first);
+        make_shares(&l.groups[k], params->n_regions ? 1 : 1.0 / at_once, g->maps ? l.groups[k].map : NULL, g, first);
         for (int s = 0; s < params->n_steps; s++) {
             int acting = turns ? s / params->every % l.n : k;
-            tell_group(&l, acting, sets > 1 ? acting : 0, s, g, first);
+            if (g->parts > 1) tell_parts(&l, sets > 1, s, g);
+            else tell_group(&l, acting, sets > 1 ? acting : 0, s, g, first);
         }
     }
     return true;
 }
 
 bool guide_changes_context(const struct guide *g, int before, int step) {
-    size_t n = (size_t)g->images;
+    size_t n = (size_t)g->images * (size_t)g->parts;
     return before < 0 || memcmp(g->context_of + (size_t)before * n, g->context_of + (size_t)step * n, n * sizeof *g->context_of);
 }
 
+int guide_strength_rows(const struct guide *g) { return g->part_strengths ? g->parts : g->images; }
+
+static size_t strength_values(const struct guide *g) { return (size_t)guide_strength_rows(g) * (size_t)g->params.n_adapters; }
+
+const float *guide_strengths(const struct guide *g, int step) { return g->strengths + (size_t)step * strength_values(g); }
+
 bool guide_changes_strength(const struct guide *g, int before, int step) {
-    size_t n = (size_t)g->images * (size_t)g->params.n_adapters;
-    return n && (before < 0 || memcmp(g->strengths + (size_t)before * n, g->strengths + (size_t)step * n, n * sizeof *g->strengths));
+    size_t n = strength_values(g);
+    return n && (before < 0 || memcmp(guide_strengths(g, before), guide_strengths(g, step), n * sizeof *g->strengths));
 }
 
-void guide_fill(const struct guide *g, const struct model *m, int step, float *context, float *pooled) {
+bool guide_goes_with(const struct guide *a, const struct guide *b) {
+    if (a->tokens != b->tokens || a->parts != b->parts || a->part_strengths != b->part_strengths) return false;
+    return !a->part_strengths || !memcmp(a->strengths, b->strengths, (size_t)a->params.n_steps * strength_values(a) * sizeof *a->strengths);
+}
+
+void guide_fill(const struct guide *g, const struct model *m, int step, int part, float *context, float *pooled) {
     size_t rows = (size_t)g->tokens * (size_t)model_context_dim(m), width = (size_t)model_pooled_dim(m);
+    const int *of = g->context_of + (size_t)(step * g->parts + part) * (size_t)g->images;
     for (int i = 0; i < g->images; i++) {
-        const struct prompt_context *c = &g->contexts[g->context_of[step * g->images + i]];
+        const struct prompt_context *c = &g->contexts[of[i]];
         memcpy(context + (size_t)i * rows, c->rows, rows * sizeof *context);
-        memcpy(pooled + (size_t)i * width, c->pooled, width * sizeof *pooled);
+        if (part == 0) memcpy(pooled + (size_t)i * width, c->pooled, width * sizeof *pooled);
     }
 }
 
 /* The answers' sum by shares and maps; answers and out are [channels][pixels]. */
 static void mix(const struct guide *g, const float *share, const float *answers, size_t n, float *out) {
-    size_t pixels = g->maps ? (size_t)g->params.n_pixels : n;
+    size_t pixels = g->maps ? (size_t)g->params.w * (size_t)g->params.h : n;
     bool first = true;
     for (int i = 0; i < g->images; i++) {
         const float *x = answers + (size_t)i * n, *map = g->maps ? g->maps[i] : NULL;

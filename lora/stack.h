@@ -135,6 +135,12 @@ struct lora_binding {
     int strength; /* the input's value; -1 where the stack has no layers */
     int next, next_norm; /* target looked for next: builders ask in the recorded order */
     int *columns; /* per layout, then per adapter's dense strength: the slice of the input, or -1 */
+    /* By region: shares of the parts, and what was made of them and the columns for features of one size. */
+    const int *shares;
+    int n_shares;
+    struct lora_map {
+        int share, map; /* {n,h,w,columns}; share -1: none yet */
+    } *maps;
     struct lora_dropout dropout; /* none unless the caller sets it, with dropout_key, a value as OP_DROPOUT has it */
     int dropout_key;
     struct nn_hook hook;
@@ -144,3 +150,10 @@ void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, con
 /* The same with the strength input of an earlier binding on the same graph and batch size. */
 void lora_stack_bind_with(const struct lora_stack *s, int model, struct graph *g, int strength,
                           struct lora_binding *binding);
+/* Strengths by region: every row of the features gets the parts' strengths by its shares of them. The strength input is
+ * {n_parts,1,1,n_columns} with n_parts % 4 == 0, the same for all images; shares[n_shares] are {n,h,w,n_parts} and must outlive the
+ * binding, one for every size that layers' results have. One of 1x1, the parts' shares of the picture, serves layers with
+ * a row per image (time embeddings). Frozen stacks only:
+ *     y = base + up * (map . (down * x))        y = base + map . layer(x; dW) + map . db        map = shares * strength */
+void lora_stack_bind_regions(const struct lora_stack *s, int model, struct graph *g, const char *label, int n_parts,
+                             const int *shares, int n_shares, struct lora_binding *binding);
