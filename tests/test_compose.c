@@ -79,13 +79,14 @@ static void check_region(struct page *p) {
     struct error e;
     struct adapter *ad = adapter_open(p->e, p->paths, 2, &e);
     if (!ad) fail_msg("%s", e.text);
-    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"), .adapter = ad};
+    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"), .adapter = ad,
+                                 .regions_by = GUIDE_PREDICTIONS};
     struct generator *g = generator_create(p->e, &gp, &e);
     if (!g) fail_msg("%s", e.text);
     float map[8 * 16] = {0}, all[2] = {0.7f, 0}, inside[2] = {0, 0.5f};
     for (int y = 2; y < 8; y++)
         for (int x = 8; x < 12; x++) map[y * 16 + x] = 1;
-    struct guide_region region = {golden_text(p->golden, "region"), inside, map};
+    struct guide_region region = {golden_text(p->golden, "region"), inside, map, 16, 8};
     struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"), .negative = golden_text(p->golden, "negative"),
                                        .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = all, .regions = &region, .n_regions = 1};
     uint8_t *rgb = arena_alloc(p->a, 128 * 64 * 3);
