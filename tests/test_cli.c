@@ -258,14 +258,34 @@ static void regions(void **state) {
     RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --out box.png");
     RUN_OK(BOTH "--region 'upper.png:cat <lora:mini-sd1.lora:0.8>' --out mask.png");
     RUN_OK("generate " MINI "--from box.png --lora-dir $M --out box2.png");
-    assert_true(same_bytes("box.png", "box2.png"));
+    assert_true(same_bytes("box.png", "box2.png") && strstr(recipe_of("box.png"), "Region method: attention"));
     RUN_OK(BOTH "--region '16,0,16,32:cat <lora:mini-sd1.lora:0.8>' --out right.png");
     assert_false(same_bytes("box.png", "right.png"));
+    RUN_OK("generate " MINI "--from box.png --lora-dir $M --region-method predictions --out joined.png");
+    RUN_OK("generate " MINI "--from joined.png --lora-dir $M --out joined2.png");
+    assert_false(same_bytes("box.png", "joined.png"));
+    assert_true(same_bytes("joined.png", "joined2.png"));
+    char *old = arena_strdup(memory, recipe_of("joined.png")), *method = strstr(old, ", Region method: predictions");
+    assert_non_null(method);
+    memmove(method, method + strlen(", Region method: predictions"), strlen(method + strlen(", Region method: predictions")) + 1);
+    write_recipe("old.png", old); /* from before there was a choice */
+    RUN_OK("generate " MINI "--from old.png --lora-dir $M --out old2.png");
+    assert_true(same_bytes("old2.png", "joined.png"));
+    write_recipe("odd.png", "fox\nSteps: 2, Regions: \"[\\\"0,0,8,8:cat\\\"]\", Region method: odd, Version: atelier 1");
+    expect_failure("", "generate " MINI "--from odd.png --out out/x.png", "\"odd\", is not here; choose one with --region-method");
+    RUN_OK(BOTH "--region '0,0,32,16:cat' --region '16,0,16,32:bird' --hires 2 --hires-steps 3 --count 2 --memory 300MB --out hires.png");
+    RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --init-image box.png --strength 0.6 --out over.png");
+    RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --dry-run --out dry.png");
+    RUN_OK(BOTH "--lora $M/mini-sd1.lora-2.safetensors:0.5 --region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --strengths 0,1 --cfg 1 --grid --out grid.png");
     expect_failure("", BOTH "--region '0,0,40,16:cat' --out out/x.png", "outside the picture of 32x32");
     expect_failure("", BOTH "--region '8,0,0,16:cat' --out out/x.png", "no area");
     expect_failure("", BOTH "--region 'black.png:cat' --out out/x.png", "black all over");
     expect_failure("", BOTH "--region 'small.png:cat' --out out/x.png", "8x8 pixels and the picture 32x32");
     expect_failure("", BOTH "--region 'cat' --out out/x.png", "does not say where");
+    char *many = "";
+    for (int i = 0; i < 17; i++) many = arena_printf(memory, "%s--region '0,0,8,8:cat' ", many);
+    expect_failure("", arena_printf(memory, BOTH "%s --out out/x.png", many), "17 regions, and at most 16");
+    expect_failure("", BOTH "--region '0,0,8,8:cat' --region-method best --out out/x.png", "attention|predictions");
 }
 
 /* Styles, clip skip and learnt words are in the recipe; another program's recipe is in A1111's style. */

@@ -104,7 +104,7 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     tape->dropout_key = drops ? graph_io(g, "dropout key", (struct shape){1, 1, 1, 2}) : -1;
     train_dropout_add(t, binding);
     sample.c = m->unet.in_channels;
-    struct unet_inputs in;
+    struct unet_inputs in = {0};
     train_condition_build(t, g, &in);
     in.sample = tape->sample = graph_io(g, "sample", sample);
     in.timestep = tape->timestep = graph_io(g, "timestep", per_image);
