@@ -30,12 +30,14 @@ static const struct option rows[] = {
      "dare: numbers dropped by chance, the others made larger by as much, then the sum\n"
      "magnitude: each file's largest numbers, then the sum\n"
      "ziplora: the sum with a factor per file and input, learnt so that the\n"
-     "model answers each file's pictures as with that file alone",
-     .choices = "sum|concat|svd|ties|dare|magnitude|ziplora", .required = true},
+     "model answers each file's pictures as with that file alone\n"
+     "gradient-fusion: the change that answers what layers read for each file's\n"
+     "pictures as that file alone does, by least squares",
+     .choices = "sum|concat|svd|ties|dare|magnitude|ziplora|gradient-fusion", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
     {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers",
      .required = true},
-    {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; ziplora: as needed)", 0, 1 << 16},
+    {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; as\nneeded by ziplora and gradient-fusion)", 0, 1 << 16},
     {"density", OPTION_NUMBER, FIELD(density), "X", "share of each file's numbers that is kept", 0, 1},
     {"seed", OPTION_SEED, FIELD(seed), "N", "for what is dropped, drawn or chosen by chance"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "of the numbers in the file", .choices = "f32|f16|bf16"},

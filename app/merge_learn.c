@@ -20,6 +20,7 @@ static const struct option rows[] = {
     {"batch", OPTION_INT, FIELD(batch), "N", "ziplora: pictures of each LoRA in a step", 1, 32},
     {"lr", OPTION_NUMBER, FIELD(lr), "X", "ziplora: learning rate", 0, 10},
     {"similarity", OPTION_NUMBER, FIELD(similarity), "X", "ziplora: how much it costs that LoRAs use the same inputs", 0, 1000},
+    {"times", OPTION_INT, FIELD(times), "N", "gradient-fusion: noise levels at which a picture is looked at", 1, 1000},
     {"dry-run", OPTION_FLAG, FIELD(dry_run), NULL, "print how much a method that runs the model would take"},
 };
 

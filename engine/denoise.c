@@ -1,6 +1,7 @@
 /* The UNet as a replayed program: context and strengths stay until changed, latents and times go in per step. */
 #include "engine/adapter.h"
 #include "engine/memory.h"
+#include "engine/watch.h"
 
 #include <assert.h>
 #include <string.h>
@@ -88,7 +89,10 @@ static struct graph *build(struct engine *e, const struct denoiser_params *p, st
     if (cfg->time_cond_dim) vector.c = cfg->time_cond_dim, d->in.time_cond = graph_io(g, "time_cond", vector);
     if (d->params.n_parts > 1) build_parts(g, d);
     bind_adapter(g, d);
-    struct nn_ctx c = nn_begin(g, e->model->unet_params, p->adapter ? &d->binding.hook : NULL, "unet");
+    const struct nn_hook *hook = p->adapter ? &d->binding.hook : NULL;
+    assert(!p->watch || d->params.n_parts == 1);
+    if (p->watch) hook = watch_begin(p->watch, hook);
+    struct nn_ctx c = nn_begin(g, e->model->unet_params, hook, "unet");
     int result = unet_build(&c, cfg, &d->in);
     nn_end(&c);
     d->output = graph_output(g, "prediction", result);
@@ -240,6 +244,7 @@ bool denoiser_run(struct denoiser *d, const float *x, const float *t, float *out
     gpu_program_write(d->prog, d->in.timestep, t);
     if (!gpu_program_run(d->prog, err)) return false;
     gpu_program_read(d->prog, d->output, out);
+    if (d->params.watch) watch_read(d->params.watch, d->prog);
     return true;
 }
 

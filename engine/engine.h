@@ -53,6 +53,7 @@ double engine_estimate_seconds(struct engine *e, double flops);
 /* --- text ------------------------------------------------------------------------------------------ */
 struct lora_stack;
 struct adapter; /* engine/adapter.h */
+struct watch;   /* engine/watch.h */
 /* A learnt word's vector in place of a token's. */
 struct text_splice {
     int at;                                  /* window * tokens of a window + position */
@@ -65,6 +66,7 @@ struct text_params {
     const bool *unseen;            /* [n][window]: tokens that no token looks at; NULL: none */
     const struct text_splice *splices;
     int n_splices;
+    struct watch *watches[MODEL_MAX_TEXTS]; /* see what layers read; NULL: none */
 };
 /* Encodes n windows. ids: per text encoder [n][window]; out [n][window][model_context_dim], the encoders side by side;
  * pooled [n][model_pooled_dim], or NULL. Loads the text encoders if need be. */
@@ -100,6 +102,7 @@ struct denoiser_params {
     int n_parts;
     bool part_strengths; /* every part has strengths of its own (lora_stack_bind_regions) */
     struct gpu_set *adapter_data;  /* in place of the adapter's own numbers; NULL: those */
+    struct watch *watch; /* sees what layers read (engine/watch.h); must outlive the denoiser; not with parts. NULL: none */
 };
 struct denoiser;
 /* Only plans: what denoiser_create would take now. */

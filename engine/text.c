@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/adapter.h"
+#include "engine/watch.h"
 
 struct clip_params engine_clip_params(const struct model *m, int skip) {
     bool xl = nn_family_is_xl(m->family);
@@ -84,7 +85,10 @@ static bool encode(const struct run *r, const int32_t *ids, struct arena *a, flo
     if (adapter && !adapter->touches[LORA_TEXT + r->which]) adapter = NULL;
     struct lora_binding binding = {.strength = -1};
     if (adapter) lora_stack_bind(adapter->stack, adapter->models[LORA_TEXT + r->which], g, "adapter", r->n, &binding);
-    struct nn_ctx c = nn_begin(g, r->text->params, adapter ? &binding.hook : NULL, r->text->part);
+    const struct nn_hook *hook = adapter ? &binding.hook : NULL;
+    struct watch *watch = r->params->watches[r->which];
+    if (watch) hook = watch_begin(watch, hook);
+    struct nn_ctx c = nn_begin(g, r->text->params, hook, r->text->part);
     struct clip_extras extras;
     declare_extras(r, g, &extras);
     struct clip_inputs in = {graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1, &extras};
@@ -105,6 +109,7 @@ static bool encode(const struct run *r, const int32_t *ids, struct arena *a, flo
     if (ok) {
         *hidden = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, (size_t)r->text->cfg.width * sizeof(float));
         gpu_program_read(prog, output, *hidden);
+        if (watch) watch_read(watch, prog);
         if (r->pooled) gpu_program_read(prog, end, *pooled);
     }
     gpu_program_destroy(&prog);

@@ -60,9 +60,6 @@ bool train_merge_show(struct train_merge *m, struct error *err) {
 
 static bool check(const struct train_merge_params *p, struct error *err) {
     const char *name = p->method->merger.name;
-    if (p->method->max_loras && p->n > p->method->max_loras)
-        return error_set(err, "--method %s merges at most %d LoRAs: merge those first, then the result with the others.", name,
-                         p->method->max_loras);
     if (p->method->takes & TRAIN_MERGE_CONCEPTS && !p->data == !p->prompts)
         return error_set(err, "--method %s looks at what each LoRA draws: give a --data folder for every --lora, or a --prompt for every "
                               "--lora.", name);

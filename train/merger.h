@@ -20,7 +20,6 @@ struct train_merge;
 struct train_merger {
     struct lora_merger merger; /* takes_rank and whole, as a rule */
     unsigned takes;            /* enum train_merge_option */
-    int max_loras;             /* 0: any number */
     /* Learns, and sets m->state. False with a sentence, or when interrupted. plan_only: only fills m->plan. */
     bool (*learn)(struct train_merge *m, bool plan_only, struct error *err);
     bool (*apply)(void *merge, int file, const struct lora_module *module, float *rows, size_t n, struct error *err);
@@ -51,6 +50,7 @@ struct train_merge_params {
     int steps, batch;
     float lr, similarity;
     int times;                  /* at how many times a picture is watched */
+    int64_t sum_bytes;          /* most that gradient fusion's sums take on the host; 0: 1 GiB */
     uint64_t seed;
     int rank;                   /* 0: as the method does */
     enum st_dtype dtype;

@@ -26,8 +26,8 @@ import reference as ref
 HERE = os.path.dirname(os.path.abspath(__file__))
 FILES, WEIGHTS = ("mini-sd1.lora", "mini-sd1.lora-2"), (1.0, 0.7)
 BATCHES, STEPS, LR, LAMBDA, SIZE = 6, 60, 0.01, 1e-4, (8, 8)
-SHOWN = ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
-         "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0")
+# Where there are many more rows than channels: along directions that nothing takes the minimum is flat.
+SHOWN = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_v")
 
 
 class Loras:
