@@ -15,6 +15,8 @@ static const struct option rows[] = {
     {"negative", OPTION_TEXT, FIELD(negative), "TEXT", "what to stay away from"},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH[:BLOCKS]]",
      "LoRA file, strength 1 if not given; 0.2..1 over the steps, 0.8@0-40%\nin a part of them; BLOCKS: IN04=0.5,OUT=0 or A1111's numbers"},
+    {"content", OPTION_TEXT, FIELD(content), "FILE[:STRENGTH]", "what a B-LoRA's picture shows, without how it is drawn (train --recipe b-lora)"},
+    {"style", OPTION_TEXT, FIELD(style), "FILE[:STRENGTH]", "how a B-LoRA's picture is drawn, without what it shows"},
     {"compose", OPTION_CHOICE, FIELD(compose), "HOW", "several LoRAs: sum (all at once), switch (in turn, in the order given)\n"
      "or composite (mean of what each predicts; every LoRA costs as much\nas a picture)", .choices = "sum|switch|composite"},
     {"every", OPTION_INT, FIELD(every), "N", "steps after which --compose switch changes", 1, 1000},

@@ -122,6 +122,7 @@ bool generate_plan(struct generate_plan *p, struct generate_options *o, struct e
     if (o->negative && !text_utf8_valid(o->negative, strlen(o->negative))) return error_set(e, "The negative prompt is not UTF-8 text.");
     for (int i = 0; i < o->loras.n; i++)
         if (!lora_use_file(&p->loras, o->loras.items[i], -1, e)) return false;
+    if (!lora_use_split(&p->loras, o->content, o->style, e)) return false;
     if (!(o->prompt_file ? take_file(p, e) : take_prompts(p, e)) || !parse_factors(p, e)) return false;
     if (!region_use_plan(&o->regions, p->arena, p->n_prompts, &p->loras, e) || !check_compose(p, e)) return false;
     if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");

@@ -238,7 +238,8 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
     if (!take_details(d, r) || !take_compose(d, r)) return false;
     struct region_use_given regions = {!open_to(d, "region"), !open_to(d, "region-method")};
     if (!region_use_read(&d->o->regions, d->a, r, &regions, d->e)) return false;
-    for (size_t i = 0; i < r->n_loras && open_to(d, "lora"); i++)
+    bool own_loras = !open_to(d, "lora") || !open_to(d, "content") || !open_to(d, "style");
+    for (size_t i = 0; i < r->n_loras && !own_loras; i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};
     if (!prompt_use_read(&d->o->prompt_use, d->a, r, &given, loras->dir, d->e)) return false;

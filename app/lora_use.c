@@ -33,24 +33,64 @@ static bool request(struct lora_use *u, const char *path, const struct lora_spec
     return true;
 }
 
-bool lora_use_file(struct lora_use *u, const char *text, int prompt, struct error *e) {
-    const char *path = text, *spec_text = "";
+/* "FILE:REST": the path is as long as something is called so. */
+static bool take_path(struct lora_use *u, const char *text, const char *option, const char **out, const char **rest, struct error *e) {
+    const char *path = text;
+    *rest = "";
     for (const char *colon = text + strlen(text); !os_path_exists(path) && colon > text;) {
         do colon--;
         while (colon > text && *colon != ':');
         if (*colon != ':') break;
-        path = arena_strndup(u->arena, text, (size_t)(colon - text)), spec_text = colon + 1;
+        path = arena_strndup(u->arena, text, (size_t)(colon - text)), *rest = colon + 1;
     }
     if (!os_path_exists(path)) {
         const char *colon = strrchr(text, ':');
         path = colon && !strchr(colon, '/') ? arena_strndup(u->arena, text, (size_t)(colon - text)) : text;
-        return error_set(e, "There is no LoRA file %s (--lora FILE or --lora FILE:STRENGTH).", TEXT_SHOW(path));
+        return error_set(e, "There is no LoRA file %s (%s FILE or %s FILE:STRENGTH).", TEXT_SHOW(path), option, option);
     }
-    struct lora_spec spec;
-    if (!lora_spec_parse(spec_text, u->arena, &spec, e)) return false;
     size_t n = strlen(path);
     while (n > 1 && path[n - 1] == '/') n--; /* a folder is called like itself */
-    return request(u, arena_strndup(u->arena, path, n), &spec, prompt, e);
+    *out = arena_strndup(u->arena, path, n);
+    return true;
+}
+
+bool lora_use_file(struct lora_use *u, const char *text, int prompt, struct error *e) {
+    const char *path, *rest;
+    struct lora_spec spec;
+    return take_path(u, text, "--lora", &path, &rest, e) && lora_spec_parse(rest, u->arena, &spec, e) && request(u, path, &spec, prompt, e);
+}
+
+/* A part's file and strength. */
+struct part {
+    const char *option, *name, *path, *rest;
+    struct lora_spec spec;
+};
+
+static bool take_part(struct lora_use *u, const char *text, struct part *p, struct error *e) {
+    if (!text) return true;
+    if (!take_path(u, text, p->option, &p->path, &p->rest, e) || !lora_spec_parse(p->rest, u->arena, &p->spec, e)) return false;
+    if (p->spec.has_blocks) return error_set(e, "%s chooses the block itself; write FILE or FILE:STRENGTH, or use --lora with blocks.", p->option);
+    if (!*p->rest) p->rest = "1";
+    return true;
+}
+
+static bool request_blocks(struct lora_use *u, const char *path, const char *text, struct error *e) {
+    struct lora_spec spec;
+    return lora_spec_parse(text, u->arena, &spec, e) && request(u, path, &spec, -1, e);
+}
+
+bool lora_use_split(struct lora_use *u, const char *content, const char *style, struct error *e) {
+    struct part parts[] = {{.option = "--content", .name = "CONTENT"}, {.option = "--style", .name = "STYLE"}};
+    if (!take_part(u, content, &parts[0], e) || !take_part(u, style, &parts[1], e)) return false;
+    if (content && style && !strcmp(parts[0].path, parts[1].path)) {
+        if (parts[0].spec.details || parts[1].spec.details)
+            return error_set(e, "--content and --style are one file, whose parts cannot have courses of their own: give plain strengths.");
+        return request_blocks(u, parts[0].path, arena_printf(u->arena, "1:*=0,CONTENT=%.9g,STYLE=%.9g", (double)parts[0].spec.strength,
+                                                             (double)parts[1].spec.strength), e);
+    }
+    for (int i = 0; i < 2; i++)
+        if (parts[i].path && !request_blocks(u, parts[i].path, arena_printf(u->arena, "%s:*=0,%s=1", parts[i].rest, parts[i].name), e)) return false;
+    return true;
 }
 
 /* Names without ending of the LoRA files in dir; also as one text for messages. */

@@ -107,11 +107,30 @@ static bool load_files(struct adapter *ad, struct engine *e, const struct lora_k
     return lora_stack_seal(ad->stack, err) && upload(ad, e, err);
 }
 
+/* A part that was asked for must be in the file: without it the picture would be the base model's. */
+static bool has_parts(const struct adapter *ad, const struct lora_model *model, struct error *err) {
+    static const char *const words[] = {"content", "style"};
+    struct lora_split places;
+    for (int i = 0; i < ad->n; i++)
+        for (int part = 0; part < LORA_SPLIT_PARTS; part++) {
+            if (!ad->blocks[i].has_split[part] || ad->blocks[i].split[part] == 0) continue;
+            bool found = false;
+            if (!lora_split_find(model, &places, err)) return false;
+            for (int k = 0; k < ad->stack->n_adapters; k++) found |= ad->units[k].file == i && ad->units[k].block == places.block[part];
+            if (!found)
+                return error_set(err, "%s has nothing in %s, which decides about %s; train with --recipe b-lora, or leave that part out.", ad->names[i],
+                                 places.path[part], words[part]);
+        }
+    return true;
+}
+
 static bool set_blocks(struct adapter *ad, const struct lora_blocks *const *blocks, const struct model *m, struct error *err) {
+    struct lora_model model = adapter_lora_model(m);
     ad->blocks = arena_alloc_n(ad->arena, (size_t)ad->n + 1, sizeof *ad->blocks);
     for (int i = 0; blocks && i < ad->n; i++) {
         if (blocks[i] && !lora_blocks_fit(blocks[i], nn_family_is_xl(m->family), err)) return false;
         if (blocks[i]) ad->blocks[i] = *blocks[i];
+        if (blocks[i] && !lora_blocks_settle(&ad->blocks[i], &model, err)) return false;
     }
     return true;
 }
@@ -149,7 +168,7 @@ struct adapter *adapter_open_blocks(struct engine *e, const char *const *paths, 
     for (int p = 0; p < LORA_N_PARTS; p++)
         ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
     struct lora_keys *keys = lora_keys_create(&model);
-    if (!set_blocks(ad, blocks, e->model, err) || !load_files(ad, e, keys, paths, blocks, err)) adapter_close(&ad);
+    if (!set_blocks(ad, blocks, e->model, err) || !load_files(ad, e, keys, paths, blocks, err) || !has_parts(ad, &model, err)) adapter_close(&ad);
     lora_keys_destroy(&keys);
     return ad;
 }

@@ -46,16 +46,23 @@ static bool parse_name(const char *s, int *first, int *last) {
     return !*s && from <= to;
 }
 
+static int split_part(const char *name) {
+    return !strcmp(name, "CONTENT") ? LORA_SPLIT_CONTENT : !strcmp(name, "STYLE") ? LORA_SPLIT_STYLE : -1;
+}
+
 static bool take_named(struct lora_blocks *b, char *item, struct error *e) {
     char *value = strchr(item, '=');
-    int first, last;
+    int first = 0, last = -1;
     float factor;
     *value++ = 0;
     while (*item == ' ') item++;
-    if (!parse_name(item, &first, &last))
-        return error_set(e, "There is no block \"%s\"; they are BASE, IN00 to IN11, M00, OUT00 to OUT11, ranges like OUT03-08, and IN, MID, OUT or *.",
+    int part = split_part(item);
+    if (part < 0 && !parse_name(item, &first, &last))
+        return error_set(e, "There is no block \"%s\"; they are BASE, IN00 to IN11, M00, OUT00 to OUT11, ranges like OUT03-08, IN, MID, OUT or *, and "
+                            "a B-LoRA's CONTENT and STYLE.",
                          TEXT_SHOW(item));
     if (!parse_factor(value, &factor)) return error_set(e, "The strength of block %s reads \"%s\", which is no number.", item, TEXT_SHOW(value));
+    if (part >= 0) b->split[part] = factor, b->has_split[part] = true;
     for (int i = first; i <= last; i++) b->factor[i] = factor;
     return true;
 }
@@ -92,6 +99,15 @@ bool lora_blocks_fit(const struct lora_blocks *b, bool xl, struct error *e) {
     if (!b->n_values || xl == (b->n_values == 12 || b->n_values == 20)) return true;
     return error_set(e, "%d block strengths are those of %s, and this model is %s: give %s numbers.", b->n_values,
                      xl ? "Stable Diffusion 1 and 2" : "SDXL", xl ? "an SDXL" : "no SDXL", xl ? "12 or 20" : "17 or 26");
+}
+
+bool lora_blocks_settle(struct lora_blocks *b, const struct lora_model *model, struct error *e) {
+    struct lora_split places;
+    if (!b->has_split[LORA_SPLIT_CONTENT] && !b->has_split[LORA_SPLIT_STYLE]) return true;
+    if (!lora_split_find(model, &places, e)) return false;
+    for (int i = 0; i < LORA_SPLIT_PARTS; i++)
+        if (b->has_split[i]) b->factor[places.block[i]] = b->split[i];
+    return true;
 }
 
 int lora_block_of(const struct unet_ldm *ldm, enum lora_part part, const char *path) {

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "base/os.h"
+#include "io/png.h"
 #include "io/safetensors.h"
 #include "train/recipe.h"
 
@@ -86,7 +87,7 @@ static void test_sentences(void **state) {
 static void test_b_lora_blocks(void **state) {
     struct engine *e = session_open("mini-sdxl", session_default());
     struct train_params p = runs_params("b-lora");
-    p.recipe = "b-lora", p.blocks = "OUT00,OUT01", p.targets = LORA_SELECT_ATTN, p.rank = 0, p.steps = 2, p.batch = 1;
+    p.recipe = "b-lora", p.targets = LORA_SELECT_ATTN, p.rank = 0, p.steps = 2, p.batch = 1;
     p.instance_prompt = "A [v]";
     struct runs_outcome o = runs_try_on(e, &p);
     if (!o.ok) fail_msg("%s", o.e.text);
@@ -105,6 +106,80 @@ static void test_b_lora_blocks(void **state) {
     assert_string_equal(st_meta_find(f, "ss_network_dim"), "4"); /* 64 for 1280 channels; here are 32 */
     st_close(&f);
     session_close(&e);
+}
+
+/* ---- The parts by themselves ---- */
+
+/* A file of the wild: diffusers' old names, no alphas. */
+#define B_LORA DATA "dialects/b-lora.safetensors"
+
+static const char *drawing(const char *name, const char *more) {
+    return arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --prompt 'red fox' --width 32 --height 32 --steps 2 --out '%s' %s",
+                        runs_path(name), more);
+}
+
+static void draw(const char *name, const char *more) {
+    if (atelier(drawing(name, more))) fail_msg("%s: %s", more, said);
+}
+
+/* Pixels, or also texts, of two pictures. */
+static bool same(const char *x, const char *y, bool texts) {
+    struct error e;
+    struct image a, b;
+    struct png_text *s, *t;
+    size_t n, m;
+    if (!image_load(runs_arena, runs_path(x), 16, &a, &e) || !image_load(runs_arena, runs_path(y), 16, &b, &e)) fail_msg("%s", e.text);
+    assert_true(png_read_texts(runs_arena, runs_path(x), &s, &n, &e) && png_read_texts(runs_arena, runs_path(y), &t, &m, &e));
+    return !memcmp(a.rgb, b.rgb, 32 * 32 * 3) && (!texts || !strcmp(png_text_find(s, n, "parameters"), png_text_find(t, m, "parameters")));
+}
+
+static void test_parts(void **state) {
+    draw("base.png", "");
+    draw("content.png", "--content " B_LORA ":0.8");
+    draw("content-blocks.png", "--lora '" B_LORA ":0.8:*=0,OUT00=1'");
+    draw("style.png", "--style " B_LORA);
+    draw("style-blocks.png", "--lora '" B_LORA ":1:*=0,OUT01=1'");
+    draw("both.png", "--content " B_LORA ":0.8 --style " B_LORA);
+    draw("both-blocks.png", "--lora '" B_LORA ":1:*=0,OUT00=0.8,OUT01=1'");
+    assert_true(same("content.png", "content-blocks.png", false));
+    assert_true(same("style.png", "style-blocks.png", false));
+    assert_true(same("both.png", "both-blocks.png", false));
+    assert_false(same("content.png", "base.png", false));
+    assert_false(same("style.png", "base.png", false));
+    assert_false(same("both.png", "content.png", false));
+    assert_int_equal(atelier(arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --from '%s' --lora-dir " DATA "dialects --out '%s'",
+                                          runs_path("both.png"), runs_path("again.png"))), 0);
+    assert_true(same("both.png", "again.png", true));
+}
+
+/* Two files, one for each. */
+static void test_two_files(void **state) {
+    const char *copy = runs_path("other.safetensors");
+    assert_int_equal(system(arena_printf(runs_arena, "cp " B_LORA " '%s'", copy)), 0);
+    draw("two.png", arena_printf(runs_arena, "--content " B_LORA ":0.8 --style '%s'", copy));
+    assert_true(same("two.png", "both-blocks.png", false));
+}
+
+static void test_part_sentences(void **state) {
+    assert_int_equal(atelier(drawing("never.png", "--content nowhere.safetensors")), 1);
+    says("There is no LoRA file nowhere.safetensors (--content FILE or --content FILE:STRENGTH)");
+    assert_int_equal(atelier(drawing("never.png", "--style '" B_LORA ":1:IN04=1'")), 1);
+    says("--style chooses the block itself");
+    assert_int_equal(atelier(drawing("never.png", "--content " B_LORA ":0.2..1 --style " B_LORA)), 1);
+    says("cannot have courses of their own");
+    assert_int_equal(atelier(drawing("never.png", "--content " DATA "mini-sdxl.lora-te.safetensors --style " B_LORA " --lora '" B_LORA "'")), 1);
+    says("is used twice");
+    assert_int_equal(atelier(arena_printf(runs_arena, "generate --model " DATA "mini-sd1 --prompt x --out '%s' --style " DATA
+                                          "mini-sd1.lora.safetensors", runs_path("never.png"))), 1);
+    says("this model has no attention there");
+    struct train_params p = runs_params("no style");
+    struct engine *e = session_open("mini-sdxl", session_default());
+    p.blocks = "OUT00", p.targets = LORA_SELECT_ATTN, p.steps = 1;
+    struct runs_outcome o = runs_try_on(e, &p);
+    if (!o.ok) fail_msg("%s", o.e.text);
+    session_close(&e);
+    assert_int_equal(atelier(drawing("never.png", arena_printf(runs_arena, "--style '%s'", p.out))), 1);
+    says("has nothing in up_blocks.0.attentions.1, which decides about style");
 }
 
 /* The prompt stands for every caption, those beside the pictures too. */
@@ -128,7 +203,8 @@ static void test_instance_prompt(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_table),         cmocka_unit_test(test_config),          cmocka_unit_test(test_sentences),
-        cmocka_unit_test(test_b_lora_blocks), cmocka_unit_test(test_instance_prompt),
+        cmocka_unit_test(test_b_lora_blocks), cmocka_unit_test(test_instance_prompt), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_two_files),     cmocka_unit_test(test_part_sentences),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }
