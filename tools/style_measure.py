@@ -66,7 +66,7 @@ def main():
     parser.add_argument("--pictures", required=True, help="folder for base/NN.png and lora/NN.png, kept if there")
     parser.add_argument("--atelier", default=str(ROOT / "build" / "atelier"))
     parser.add_argument("--model", default=str(ROOT / "assets" / "model"))
-    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--strength", default="1", help="as in `atelier generate --lora FILE:STRENGTH`, such as 1@30-100%%")
     parser.add_argument("--seed", type=int, default=1000, help="line N of the prompts gets seed + N")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
