@@ -237,7 +237,7 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         return false;
     if (!take_details(d, r) || !take_compose(d, r)) return false;
     struct region_use_given regions = {!open_to(d, "region"), !open_to(d, "region-method")};
-    if (!region_use_read(&d->o->regions, d->a, r, &regions, d->e)) return false;
+    if (!region_use_read(&d->o->regions, d->a, r, &regions, path_dir(d->a, d->o->from), d->e)) return false;
     bool own_loras = !open_to(d, "lora") || !open_to(d, "content") || !open_to(d, "style");
     for (size_t i = 0; i < r->n_loras && !own_loras; i++)
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;

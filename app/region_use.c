@@ -6,6 +6,7 @@
 
 #include "base/arena.h"
 #include "base/os.h"
+#include "base/path.h"
 #include "base/text.h"
 #include "diffusion/area_resize.h"
 #include "io/image.h"
@@ -33,13 +34,20 @@ static bool parse_box(struct region *r) {
     return sscanf(r->where, "%d,%d,%d,%d%c", &r->x, &r->y, &r->w, &r->h, &rest) == 4;
 }
 
+/* The mask where it is said to be, or beside the recipe. */
+static bool find_mask(const struct region_use *u, struct region *r, struct arena *a) {
+    if (os_path_is_file(r->where)) return true;
+    if (u->dir) r->where = path_join(a, u->dir, path_base(r->where));
+    return u->dir && os_path_is_file(r->where);
+}
+
 /* The first colon behind a box, or behind a file that is there. */
-static bool take_apart(struct region *r, const char *text, struct arena *a, const char **prompt, struct error *e) {
+static bool take_apart(const struct region_use *u, struct region *r, const char *text, struct arena *a, const char **prompt, struct error *e) {
     for (const char *colon = strchr(text, ':'); colon; colon = strchr(colon + 1, ':')) {
         r->where = arena_strndup(a, text, (size_t)(colon - text));
         r->is_box = parse_box(r);
         *prompt = colon + 1;
-        if (r->is_box || os_path_is_file(r->where)) return true;
+        if (r->is_box || find_mask(u, r, a)) return true;
     }
     return error_set(e, "--region \"%s\" does not say where: write X,Y,W,H:PROMPT in pixels, or MASK.png:PROMPT with a file that is there.",
                      TEXT_SHOW(text));
@@ -53,7 +61,7 @@ bool region_use_plan(struct region_use *u, struct arena *a, int n_prompts, struc
         const char *prompt = "";
         size_t n;
         struct region *r = &u->items[u->n];
-        if (!take_apart(r, u->texts.items[u->n], a, &prompt, e)) return false;
+        if (!take_apart(u, r, u->texts.items[u->n], a, &prompt, e)) return false;
         if (!text_utf8_valid(prompt, strlen(prompt))) return error_set(e, "The prompt of region %d is not UTF-8 text.", u->n + 1);
         r->prompt = recipe_cut_loras(a, prompt, &tags, &n);
         for (size_t k = 0; k < n; k++)
@@ -136,10 +144,12 @@ static bool read_method(struct region_use *u, const struct recipe *r, struct err
     return true;
 }
 
-bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, struct error *e) {
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, const char *dir,
+                     struct error *e) {
     const char *text = recipe_extra(r, "Regions");
     if (text && !given->method && !read_method(u, r, e)) return false;
     if (given->region) return true;
+    u->dir = dir;
     json_t *list = text ? json_loads(text, 0, NULL) : NULL;
     size_t n = json_array_size(list);
     bool ok = !text || (n > 0 && n <= GUIDE_MAX_REGIONS) || error_set(e, "The recipe's field \"Regions\" cannot be read; give --region.");

@@ -17,6 +17,7 @@ struct region {
 struct region_use {
     struct option_list texts; /* as typed */
     const char *method;       /* attention or predictions */
+    const char *dir;          /* masks that are not where they are said to be are looked for here; NULL: nowhere */
     struct region *items;
     int n;
 };
@@ -31,10 +32,11 @@ bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int la
 const struct guide_region *region_use_list(const struct region_use *u, struct arena *a, const struct lora_use *loras, int n_prompts, float factor);
 
 void region_use_write(const struct region_use *u, struct arena *a, struct recipe *r);
-/* What was given stays. Recipes from before there was a choice are by predictions. */
+/* What was given stays. Masks may lie beside the recipe, in `dir`. Recipes from before there was a choice are by predictions. */
 struct region_use_given {
     bool region, method;
 };
-bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, struct error *e);
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, const char *dir,
+                     struct error *e);
 
 #endif

@@ -271,6 +271,8 @@ static void regions(void **state) {
     write_recipe("old.png", old); /* from before there was a choice */
     RUN_OK("generate " MINI "--from old.png --lora-dir $M --out old2.png");
     assert_true(same_bytes("old2.png", "joined.png"));
+    write_recipe("beside.png", "fox\nSteps: 2, Size: 32x32, Regions: \"[\\\"gone/upper.png:cat\\\"]\", Region method: attention, Version: atelier 1");
+    RUN_OK("generate " MINI "--from beside.png --out beside2.png");
     write_recipe("odd.png", "fox\nSteps: 2, Regions: \"[\\\"0,0,8,8:cat\\\"]\", Region method: odd, Version: atelier 1");
     expect_failure("", "generate " MINI "--from odd.png --out out/x.png", "\"odd\", is not here; choose one with --region-method");
     RUN_OK(BOTH "--region '0,0,32,16:cat' --region '16,0,16,32:bird' --hires 2 --hires-steps 3 --count 2 --memory 300MB --out hires.png");

@@ -169,6 +169,30 @@ static void test_boxes_move(void **state) {
     page_close(&p);
 }
 
+/* Each picture of a batch is the one that is drawn alone: with another box, with another LoRA. */
+static void test_batches(void **state) {
+    enum { N = 4 };
+    struct page p = page_open("mini-sd1", session_default(), true);
+    struct error e;
+    struct generate_params gp = {.w = ODD_W, .h = ODD_H, .steps = 2, .cfg = 4, .adapter = p.ad};
+    float left[2] = {1, 0}, right[2] = {0, 1}, none[FILES] = {0}, one[FILES] = {0.7f}, other[FILES] = {0, 0, 0, 0.5f};
+    struct guide_region regions[N] = {{"cat", one, left, 2, 1}, {"rain", one, right, 2, 1}, {"cat", other, left, 2, 1}, {"cat", none, left, 2, 1}};
+    struct generate_picture pictures[N];
+    uint8_t *rgb[N], *alone = arena_alloc(p.a, ODD_W * ODD_H * 3);
+    for (int i = 0; i < N; i++) {
+        pictures[i] = (struct generate_picture){.prompt = "fox", .seed = (uint64_t)i, .strength = none, .regions = &regions[i], .n_regions = 1};
+        rgb[i] = arena_alloc(p.a, ODD_W * ODD_H * 3);
+    }
+    struct generator *g = generator_create(p.e, &gp, &e);
+    if (!g || !generator_run_batch(g, pictures, N, NULL, rgb, &e)) fail_msg("%s", e.text);
+    for (int i = 0; i < N; i++) {
+        if (!generator_run(g, &pictures[i], NULL, alone, &e)) fail_msg("%s", e.text);
+        assert_memory_equal(alone, rgb[i], ODD_W * ODD_H * 3);
+    }
+    generator_destroy(&g);
+    page_close(&p);
+}
+
 static void test_and_has_no_place(void **state) {
     struct page p = page_open("mini-sd1", session_default(), false);
     struct error e = {{0}};
@@ -205,7 +229,7 @@ static void test_area_resize(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_beside_diffusers), cmocka_unit_test(test_on_the_gpu_class), cmocka_unit_test(test_a_region_that_is_everything), cmocka_unit_test(test_loras_in_one_region),
-        cmocka_unit_test(test_boxes_move),       cmocka_unit_test(test_and_has_no_place),            cmocka_unit_test(test_area_resize),
+        cmocka_unit_test(test_boxes_move),       cmocka_unit_test(test_batches), cmocka_unit_test(test_and_has_no_place),            cmocka_unit_test(test_area_resize),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }
