@@ -4,11 +4,11 @@
 Trains assets/subjects/ink-mushroom as "A [v]" with assets/recipes/b-lora.json. Draws, from the same seeds, with the style part
 alone (--style) and with the content part alone (--content):
 
-    style     20 other things as "NAME, [v]": measure.style_distance to the picture; the style part should come nearer
+    style     20 other things as "A [v] NAME": measure.style_distance to the picture; the style part should come nearer
     content   20 times the picture's own thing, "A COLOUR [v], flat" and ", noto": measure.content_distance to the picture
               (silhouette and edges, no colour); the content part should stay nearer
 
-Three seeds each. Printed: both means, their paired difference, its standard error; both differences should be beyond twice
+Three seeds each. Printed: both means, their paired difference over prompts, its standard error; both differences should be beyond twice
 that. The base model's distances beside them.
 
     python3 tools/methods/blora.py --sheet docs/gallery/b-lora.png
@@ -20,14 +20,14 @@ import measure as m
 THINGS = ["umbrella", "cat face", "rocket", "guitar", "key", "fish", "house", "owl", "teapot", "bell", "sailboat", "strawberry",
           "cactus", "crown", "airplane", "sunflower", "red apple", "t shirt", "light bulb", "butterfly"]
 COLOURS = ["", "red ", "blue ", "green ", "purple ", "black ", "white ", "happy ", "small ", "new "]
-STYLE_PROMPTS = [f"{thing}, [v]" for thing in THINGS]
+STYLE_PROMPTS = [f"A [v] {thing}" for thing in THINGS]
 CONTENT_PROMPTS = [f"A {colour}[v], {style}" for style in ("flat", "noto") for colour in COLOURS]
 SEEDS, PICTURE = 3, m.ROOT / "assets" / "subjects" / "ink-mushroom"
 
 
 def distances(rows, measure, references):
-    """Mean over seeds and prompts come later: one value per picture, prompts in order."""
-    return [measure(m.read(path), references) for row in rows for path in row]
+    """One value per prompt, the mean over its seeds: pictures of one prompt are too alike to count as independent."""
+    return [sum(measure(m.read(path), references) for path in row) / len(row) for row in rows]
 
 
 def report(name, drawn, measure, references, nearer, other):

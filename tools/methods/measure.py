@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 128
+SHEET_BYTES = 400000
 
 
 # ---- Pictures ----
@@ -282,6 +283,8 @@ def sheet(path, rows, across=(), down=(), side=96, label=130):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path, optimize=True)
+    if path.stat().st_size > SHEET_BYTES:  # 256 colours are enough to look at
+        page.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def wrap(text, width):
