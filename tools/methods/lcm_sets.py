@@ -1,7 +1,7 @@
 """The sets of pictures that tools/methods/lcm.py measures: drawn by `atelier generate`, skipped where they exist.
 
-Two hundred captions of the demo model by lot (seed 0), half of what is left for teaching. Groups of twenty captions
-share a seed, so that the noise differs between groups and, by `first_seed`, between sets.
+Two hundred captions of the demo model by lot (seed 0) to measure with; pictures of others to teach with. Twenty captions
+share a seed, so that the noise differs between them and, by `first_seed`, between sets.
 """
 import os
 import random
@@ -10,7 +10,7 @@ import subprocess
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 MODEL = os.path.join(ROOT, "assets/model")
-GROUP = 20
+GROUP, AT_ONCE = 20, 10
 
 
 def captions():
@@ -23,17 +23,16 @@ def captions():
 
 
 def draw(atelier, folder, prompts, first_seed, options):
-    """One picture per prompt, as paths in the prompts' order. A folder that has them is left as it is."""
+    """One picture per prompt, as paths in the prompts' order; what is there already stays as it is."""
     os.makedirs(folder, exist_ok=True)
-    paths = []
+    paths = [os.path.join(folder, f"g{i // GROUP:02d}-{i % GROUP + 1:03d}.png") for i in range(len(prompts))]
     for g in range(0, len(prompts), GROUP):
-        part = prompts[g:g + GROUP]
+        part = range(g, min(g + GROUP, len(prompts)))
+        if all(os.path.exists(paths[i]) for i in part):
+            continue
         stem = os.path.join(folder, f"g{g // GROUP:02d}")
-        names = [f"{stem}-{i + 1:03d}.png" for i in range(len(part))]
-        if not all(os.path.exists(n) for n in names):
-            args = [atelier, "generate", "--model", MODEL, "--out", stem + ".png", "--seed", str(first_seed + g // GROUP), "--quiet"]
-            for p in part:
-                args += ["--prompt", p]
-            subprocess.run(args + [str(o) for o in options], check=True)
-        paths += names
+        with open(stem + ".txt", "w", encoding="utf-8") as f:
+            f.writelines(f"{prompts[i]} --d {first_seed + g // GROUP}\n" for i in part)
+        subprocess.run([atelier, "generate", "--model", MODEL, "--prompts", stem + ".txt", "--batch", str(AT_ONCE), "--out", stem + ".png",
+                        "--quiet"] + [str(o) for o in options], check=True)
     return paths
