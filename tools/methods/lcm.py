@@ -10,7 +10,7 @@ Measure 1, distance of two sets of pictures of the same 200 captions (lot of see
 distributions fitted to features of the two sets. Features of a picture: 16x16 mean colours and 16x16 mean absolute
 slopes of lightness, each block divided by its standard deviation in the reference set, projected on the reference
 set's 16 first principal components. The reference set is 50 steps of DDIM with guidance 4; the noise floor is another
-such set with other seeds, of the first 60 captions, beside which the sets' own first 60 are given.
+such set with other seeds, of the first 20 captions, beside which the sets' own first 20 are given.
 
 Measure 2, what a style LoRA does: the fall of measure.style_distance to the pictures of assets/styles/outline over 30
 captions kept out of that folder, when the style LoRA is added. Kept part: that fall with the LCM-LoRA at 4 steps over
@@ -60,9 +60,9 @@ class Reference:
         return (self.join([np.array(f) for f in zip(*[features(p) for p in paths])]) - self.mean) @ self.basis
 
     def distances(self, paths):
-        """Of all pictures, and of the first 60, each to as many of the reference set."""
+        """Of all pictures where there are 200, and of the first 20, each to as many of the reference set."""
         x = self.project(paths)
-        return [frechet(self.own[:n], x[:n]) for n in (len(paths), 60) if n <= len(paths)]
+        return [frechet(self.own[:n], x[:n]) for n in (200, 20) if n <= len(paths)]
 
 
 def frechet(a, b):
@@ -111,7 +111,7 @@ class Work:
 
 def speed(w, lora):
     reference = Reference(w.draw("ref", w.test, 1000, "--steps", 50, *GUIDED))
-    few = w.test[:60]
+    few = w.test[:20]
     rows = []
     for steps in (4, 2, 1):
         rows.append((f"model alone, {steps} steps, guidance 4", 2 * steps, w.draw(f"base{steps}", w.test, 3000, "--steps", steps, *GUIDED)))
@@ -122,7 +122,7 @@ def speed(w, lora):
     rows.append(("LCM-LoRA, sampler tcd, 4 steps", 4, w.draw("tcd4", few, 3000, "--steps", 4, "--sampler", "tcd", "--cfg", 1, "--lora", lora)))
     rows.append(("model alone, 4 steps, no guidance", 4, w.draw("plain4", few, 3000, "--steps", 4, "--cfg", 1)))
     rows.append(("model alone, other seeds, 50 steps (the noise floor)", 100, w.draw("floor", few, 2000, "--steps", 50, *GUIDED)))
-    print("| pictures | evaluations each | distance, all | first 60 |\n|-|-|-|-|")
+    print("| pictures | evaluations each | distance, 200 | first 20 |\n|-|-|-|-|")
     for name, evaluations, paths in rows:
         d = reference.distances(paths)
         print(f"| {name} | {evaluations} | {f'{d[0]:.4f}' if len(d) > 1 else ''} | {d[-1]:.4f} |")
