@@ -26,7 +26,7 @@ static const struct option rows[] = {
     {"rank", OPTION_INT, FIELD(rank), "N", "the LoRA's rank; with --kept the most that a layer gets", 1, 1 << 16},
     {"kept", OPTION_NUMBER, FIELD(kept), "X", "as much rank as each layer needs to keep this share of its change\n(of the Frobenius norm), like 0.95", 0, 1},
     {"min-diff", OPTION_NUMBER, FIELD(min_diff), "X", "a text encoder none of whose weights changes by so much stays out", 0, 1e9},
-    {"clamp", OPTION_NUMBER, FIELD(clamp), "X", "numbers larger than this quantile of all are cut to it, as kohya's\nscript does against outliers; 1 cuts nothing and is nearest", 0, 1},
+    {"clamp", OPTION_NUMBER, FIELD(clamp), "X", "numbers larger than this quantile of all are cut to it; 0.99 is what\nkohya's script has, 1 cuts nothing and is by far the nearest", 0, 1},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "of the numbers in the file", .choices = "f32|f16|bf16"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings, errors and the result"},
 };
@@ -87,7 +87,7 @@ static bool run(const struct extract_options *o, struct arena *a, struct error *
     struct model_params mp = {TENSOR_F32, 0};
     if (!common_check_out("out", o->out, "safetensors", e)) return false;
     if (!o->rank && !(o->kept > 0)) return error_set(e, "Say how much to keep: --rank N, or --kept X for a rank per layer.");
-    if (!(o->clamp > 0)) return error_set(e, "--clamp 0 cuts everything; 0.99 is usual, 1 cuts nothing.");
+    if (!(o->clamp > 0)) return error_set(e, "--clamp 0 cuts everything; 0.99 is kohya's, 1 cuts nothing.");
     struct model *base = model_open(o->base, &mp, e), *tuned = base ? model_open(o->tuned, &mp, e) : NULL;
     bool ok = base && tuned && extract(o, base, tuned, a, e);
     if (tuned) model_close(&tuned);
@@ -97,7 +97,7 @@ static bool run(const struct extract_options *o, struct arena *a, struct error *
 
 bool cmd_extract(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
-    struct extract_options o = {.min_diff = 0.01, .clamp = 0.99, .dtype = "f16"};
+    struct extract_options o = {.min_diff = 0.01, .clamp = 1, .dtype = "f16"};
     struct option_command cmd = {.usage = "extract --base PATH --tuned PATH --out FILE --rank N | --kept X [options]",
                                  .about = "Makes a LoRA of the difference of two models.",
                                  .tables = {{OPTION_ROWS(rows), &o}},

@@ -1,4 +1,5 @@
 #include "io/st_priv.h"
+#include "io/damage_priv.h"
 #include "io/json.h"
 #include "io/zip.h"
 #include "base/arena.h"
@@ -9,6 +10,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* The format allows headers of 100 MB. The counts keep what parsing costs in proportion: kohya metadata holds some ten
  * thousand tags. */
@@ -167,7 +169,7 @@ static bool check_cover(struct span *spans, size_t n, uint64_t data_bytes, struc
     }
     if (at == data_bytes) return true;
     return error_set(e, "the tensors take %llu bytes but the file holds %llu: it is %s", (unsigned long long)at,
-                     (unsigned long long)data_bytes, at > data_bytes ? "cut short" : "too long");
+                     (unsigned long long)data_bytes, at > data_bytes ? "cut short; " FETCH_AGAIN : "too long");
 }
 
 static bool parse_meta(struct st_file *f, const json_t *meta, struct error *e) {
@@ -233,6 +235,28 @@ static bool take_tensors(struct st_file *f, const json_t *root, const uint8_t *d
     return ok;
 }
 
+static bool begins(const struct os_map *m, const char *text) {
+    size_t n = strlen(text);
+    return m->bytes >= n && strncasecmp((const char *)m->data, text, n) == 0;
+}
+
+/* What often lies where weights should: said as what it is, whatever the file is called. */
+static bool check_is_weights(const struct st_file *f, const struct os_map *m, uint64_t header, struct error *e) {
+    static const char *const torch_endings[] = {"ckpt", "pt", "pth", "bin"};
+    if (!m->bytes) return error_set(e, "'%s' is empty; " FETCH_AGAIN, f->path);
+    if (begins(m, "version https://git-lfs"))
+        return error_set(e, "'%s' is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`", f->path);
+    if (begins(m, "<!doctype html") || begins(m, "<html"))
+        return error_set(e, "'%s' is a web page, perhaps an error message that was saved in place of the file; fetch the file again", f->path);
+    for (size_t i = 0; i < sizeof torch_endings / sizeof *torch_endings; i++) {
+        bool sound = m->bytes > 8 && header <= m->bytes - 8 && m->data[8] == '{'; /* a safetensors file by another name */
+        if (path_has_ext(f->path, torch_endings[i]) && !sound)
+            return error_set(e, "'%s' is no checkpoint: a .%s file is a zip archive written by torch.save, and this one of %zu bytes is not; "
+                             FETCH_AGAIN, f->path, torch_endings[i], m->bytes);
+    }
+    return true;
+}
+
 static bool read_single(struct st_file *f, struct error *e) {
     f->maps = arena_alloc(f->arena, sizeof *f->maps);
     if (!os_file_map(&f->maps[0], f->path, e)) return false;
@@ -246,9 +270,10 @@ static bool read_single(struct st_file *f, struct error *e) {
     struct error why = {0};
     bool ok = false;
     if (m->bytes >= 8) memcpy(&n, m->data, 8);
-    if (m->bytes < 8) error_set(&why, "it has only %zu bytes", m->bytes);
+    if (!check_is_weights(f, m, n, e)) return false;
+    if (m->bytes < 8) error_set(&why, "it has only %zu bytes; " FETCH_AGAIN, m->bytes);
     else if (n > MAX_HEADER || n > m->bytes - 8)
-        error_set(&why, "its header claims %llu bytes, the file has %zu", (unsigned long long)n, m->bytes);
+        error_set(&why, "its header claims %llu bytes, the file has %zu; " FETCH_AGAIN, (unsigned long long)n, m->bytes);
     else {
         json_t *root = parse_header((const char *)m->data + 8, (size_t)n, &why);
         f->data_begin = 8 + (size_t)n;

@@ -1,4 +1,5 @@
 #include "io/zip.h"
+#include "io/damage_priv.h"
 #include "base/arena.h"
 #include "base/text.h"
 
@@ -47,7 +48,7 @@ static bool read_end(struct archive *z, struct error *e) {
         z->directory = u32(p + 16);
         return read_end64(z, at, e);
     }
-    return error_set(e, "the archive's directory is missing: the file is cut short");
+    return error_set(e, "the archive's directory is missing: the file is cut short; " FETCH_AGAIN);
 }
 
 /* Sizes and offset that did not fit 32 bits stand in the extra field 1, in this order. */
@@ -80,7 +81,7 @@ static bool locate(const struct archive *z, struct zip_member *m, uint64_t local
         return error_set(e, "its member '%s' is not where the directory says", shown);
     uint64_t begin = local + LOCAL_BYTES + u16(z->data + local + 26) + u16(z->data + local + 28);
     if (begin > z->bytes || m->packed_bytes > z->bytes - begin)
-        return error_set(e, "its member '%s' runs past the end of the file: it is cut short", shown);
+        return error_set(e, "its member '%s' runs past the end of the file: it is cut short; " FETCH_AGAIN, shown);
     m->packed = z->data + begin;
     return true;
 }

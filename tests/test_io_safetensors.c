@@ -96,6 +96,38 @@ static void hostile_headers(void **s) {
     }
 }
 
+/* Files that did not arrive are called what they are, and the sentence says what to do. */
+static void what_lies_in_place_of_weights(void **s) {
+    static const struct { const char *name, *bytes, *says; } files[] = {
+        {"m.ckpt", "abc", "no checkpoint: a .ckpt file is a zip archive written by torch.save, and this one of 3 bytes is not; fetch"},
+        {"m.pt", "some garbage that is long enough", "no checkpoint: a .pt file"},
+        {"m.bin", "\x10garbage that claims a header", "no checkpoint: a .bin file"},
+        {"m.safetensors", "abc", "not a sound safetensors file: it has only 3 bytes; fetch"},
+        {"m.safetensors", "\xff\xff\xff\xff{}      ", "not a sound safetensors file: its header claims"},
+        {"m.safetensors", "", "is empty; fetch"},
+        {"m.ckpt", "", "is empty; fetch"},
+        {"m.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"},
+        {"m.ckpt", "<!DOCTYPE html><html>", "is a web page"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct error e = {0};
+        assert_null(st_open(scratch_write(files[i].name, files[i].bytes, strlen(files[i].bytes)), &e));
+        if (!strstr(e.text, files[i].says)) fail_msg("%s: %s", files[i].says, e.text);
+    }
+    /* A safetensors file by another name is read as before. */
+    struct error e;
+    const char *text = "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+    uint8_t all[128] = {0};
+    uint64_t n = strlen(text);
+    memcpy(all, &n, 8);
+    memcpy(all + 8, text, n);
+    struct st_file *f = st_open(scratch_write("really.ckpt", all, 8 + n + 1), &e);
+    assert_non_null(f);
+    st_close(&f);
+    assert_null(st_open(scratch_write("m.safetensors", all, 8 + n), &e));
+    assert_non_null(strstr(e.text, "cut short; fetch the file again"));
+}
+
 static void lying_lengths(void **s) {
     struct error e;
     uint64_t claims[] = {3, 1000, 100000001, UINT64_MAX, UINT64_MAX - 7, 1ull << 63};
@@ -345,7 +377,8 @@ static void text_is_made_printable(void **s) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_headers),      cmocka_unit_test(lying_lengths),
+        cmocka_unit_test(hostile_headers),      cmocka_unit_test(what_lies_in_place_of_weights),
+        cmocka_unit_test(lying_lengths),
         cmocka_unit_test(truncations_never_open), cmocka_unit_test(dtypes_become_floats),
         cmocka_unit_test(layout_and_metadata),  cmocka_unit_test(many_names_are_found),
         cmocka_unit_test(shards_merge),         cmocka_unit_test(sha256_vectors),

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/os.h"
@@ -202,6 +203,21 @@ static void set_buckets_remat(struct train_params *p) {
     p->remat = TRAIN_REMAT_ON, p->accumulate = 1;
 }
 
+/* kohya's ss_bucket_info: sizes in order, pictures per epoch, and how far shapes are from their buckets' on average. */
+static void check_bucket_info(const char *path) {
+    struct error e = {{0}};
+    struct st_file *f = st_open(path, &e);
+    if (!f) fail_msg("%s", e.text);
+    const char *text = st_meta_find(f, "ss_bucket_info");
+    if (!text) fail_msg("%s has no ss_bucket_info", path);
+    static const char start[] = "{\"buckets\": {\"0\": {\"resolution\": [48, 80], \"count\": 1}, \"1\": {\"resolution\": [64, 64], \"count\": 2}, "
+                                "\"2\": {\"resolution\": [80, 48], \"count\": 2}}, \"mean_img_ar_error\": ";
+    if (strncmp(text, start, strlen(start))) fail_msg("%s", text);
+    double want = (fabs(80 / 48.0 - 2) + fabs(80 / 48.0 - 160 / 78.0) + fabs(48 / 80.0 - 70 / 130.0)) / 5;
+    assert_true(fabs(strtod(text + strlen(start), NULL) - want) < 1e-9);
+    st_close(&f);
+}
+
 /* Three sizes, a tape each; the short batch of the high picture counts that one picture alone. */
 static void test_buckets(void **state) {
     struct error e = {{0}};
@@ -225,6 +241,7 @@ static void test_buckets(void **state) {
     trainer_destroy(&t);
     resumes("buckets", set_buckets);
     assert_string_equal(outcome("buckets2", set_buckets), outcome("buckets3", set_buckets_remat));
+    check_bucket_info(runs_params("buckets2").out);
     p = runs_params("buckets4"), p.buckets.min = 64;
     runs_refused(&p, "--buckets");
 }

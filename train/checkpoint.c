@@ -211,6 +211,9 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .cache_latents = true, .data = &t->feeds[TRAIN_OWN].data,
         .reg_data = &t->feeds[TRAIN_CLASS].data, .batches_per_epoch = t->feeds[TRAIN_OWN].n_batches};
     m->n_more = train_settings(p, a, &m->more);
+    struct metadata_bucket *buckets;
+    m->n_buckets = train_buckets_describe(t, a, &buckets, &m->bucket_error);
+    m->buckets = buckets;
 }
 
 static enum lora_part part_of(const struct adapter *a, int model) {

@@ -100,6 +100,18 @@ static void add_data(struct st_writer *w, const struct dataset *d, const struct 
     json(w, "ss_tag_frequency", tags);
 }
 
+static void add_buckets(struct st_writer *w, const struct metadata_params *p) {
+    if (!p->n_buckets) return;
+    json_t *buckets = json_object();
+    for (int i = 0; i < p->n_buckets; i++) {
+        char number[16];
+        snprintf(number, sizeof number, "%d", i);
+        json_object_set_new(buckets, number, json_pack("{s:[i,i],s:I}", "resolution", p->buckets[i].w, p->buckets[i].h, "count",
+                                                       (json_int_t)p->buckets[i].count));
+    }
+    json(w, "ss_bucket_info", json_pack("{s:o,s:f}", "buckets", buckets, "mean_img_ar_error", p->bucket_error));
+}
+
 /* ---- Parts ---- */
 
 static void add_model(struct st_writer *w, const struct metadata_params *p) {
@@ -181,6 +193,7 @@ bool metadata_add(struct st_writer *w, const struct metadata_params *p, struct e
     add_network(w, p);
     add_run(w, p);
     if (p->data) add_data(w, p->data, p->reg_data);
+    add_buckets(w, p);
     if (!st_writer_hashes(w, model_hash, legacy_hash, e)) return false; /* over tensors and the ss_ keys alone */
     text(w, "sshs_model_hash", model_hash);
     text(w, "sshs_legacy_hash", legacy_hash);

@@ -13,6 +13,11 @@ struct st_writer;
 
 enum metadata_family { METADATA_SD1, METADATA_SD2, METADATA_SDXL };
 
+/* One size and the pictures that are shown at it in an epoch. */
+struct metadata_bucket {
+    int w, h;
+    int64_t count;
+};
 struct metadata_pair {
     const char *key, *value;
 };
@@ -43,6 +48,9 @@ struct metadata_params {
     bool gradient_checkpointing, cache_latents;
     const struct dataset *data, *reg_data; /* may be NULL; reg: pictures of the class */
     int64_t batches_per_epoch;  /* 0: as many as the pictures fill */
+    const struct metadata_bucket *buckets; /* in order of width, then height; ss_bucket_info */
+    int n_buckets;
+    double bucket_error; /* mean over the pictures of |bucket's w/h - picture's w/h| */
 
     /* Further settings, written as they are: kohya's keys where it has them. */
     const struct metadata_pair *more;

@@ -1,6 +1,9 @@
 /* Sizes of training pictures: one square, or kohya's buckets with a tape each. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "train/metadata.h"
 #include "train/trainer_priv.h"
 
 void train_bucket_enter(struct trainer *t, int bucket) {
@@ -65,6 +68,27 @@ bool train_buckets_plan(struct trainer *t, struct error *err) {
     for (int i = 0; i < t->n_buckets; i++) plan[i] = (struct train_plan_bucket){t->buckets[i].size.w, t->buckets[i].size.h, t->buckets[i].n_pictures};
     t->plan.buckets = plan, t->plan.n_buckets = t->n_buckets;
     return true;
+}
+
+static int by_size(const void *pa, const void *pb) {
+    const struct metadata_bucket *a = pa, *b = pb;
+    return a->w != b->w ? a->w - b->w : a->h - b->h;
+}
+
+/* kohya counts pictures as often as they repeat, and errors once per picture. */
+int train_buckets_describe(const struct trainer *t, struct arena *a, struct metadata_bucket **out, double *error) {
+    *out = NULL, *error = 0;
+    if (!t->params.buckets.on) return 0;
+    struct metadata_bucket *b = *out = arena_alloc_n(a, (size_t)t->n_buckets, sizeof *b);
+    for (int i = 0; i < t->n_buckets; i++) b[i] = (struct metadata_bucket){t->buckets[i].size.w, t->buckets[i].size.h, 0};
+    for (size_t i = 0; i < t->data.n; i++) {
+        const struct dataset_sample *s = &t->data.samples[i];
+        struct bucket_size size = t->places[i].cut.bucket;
+        b[t->places[i].bucket].count += s->repeats;
+        *error += fabs((double)size.w / size.h - (double)s->w / s->h) / (double)t->data.n;
+    }
+    qsort(b, (size_t)t->n_buckets, sizeof *b, by_size);
+    return t->n_buckets;
 }
 
 size_t train_latent_pixels(const struct trainer *t) { return t->places[t->data.n].latent; }

@@ -163,6 +163,9 @@ static inline int train_batches_per_step(const struct trainer *t) { return t->pa
 /* size.c */
 bool train_buckets_plan(struct trainer *t, struct error *err);
 void train_bucket_enter(struct trainer *t, int bucket);
+/* What the file says of the buckets; 0 without them. Memory from a. */
+struct metadata_bucket;
+int train_buckets_describe(const struct trainer *t, struct arena *a, struct metadata_bucket **out, double *error);
 size_t train_latent_pixels(const struct trainer *t); /* of all pictures and versions */
 /* condition.c */
 void train_condition_allocate(struct trainer *t);
