@@ -5,11 +5,12 @@
 
 #include "app/commands.h"
 #include "app/common.h"
+#include "app/layers.h"
 #include "app/lora_use.h"
 #include "app/merge_learn.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "engine/adapter.h"
+#include "lora/delta.h"
 #include "lora/merge.h"
 
 struct merge_options {
@@ -35,8 +36,7 @@ static const struct option rows[] = {
      "pictures as that file alone does, by least squares",
      .choices = "sum|concat|svd|ties|dare|magnitude|ziplora|gradient-fusion", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
-    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers",
-     .required = true},
+    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers\n(for files of plain LoRAs of Stable Diffusion 1, 2 or SDXL not needed)"},
     {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; as\nneeded by ziplora and gradient-fusion)", 0, 1 << 16},
     {"density", OPTION_NUMBER, FIELD(density), "X", "share of each file's numbers that is kept", 0, 1},
     {"seed", OPTION_SEED, FIELD(seed), "N", "for what is dropped, drawn or chosen by chance"},
@@ -79,16 +79,25 @@ static void print_result(const struct merge_options *o, const struct lora_merge_
     if (r->n_left_out) printf("left out      %d changes of biases and norms\n", r->n_left_out);
 }
 
+/* Other kinds' changes start from the model's own weights. */
+static bool check_plain(const struct lora_file *f, struct error *e) {
+    for (int i = 0; i < f->n_modules; i++)
+        if (!lora_module_is_low_rank(&f->modules[i]))
+            return error_set(e, "%s holds %s (%s), whose change is computed with a model's weights; give that model with --model.",
+                             TEXT_SHOW(f->given), TEXT_SHOW(f->modules[i].name), f->modules[i].kind_name);
+    return true;
+}
+
 /* From the files alone. */
-static bool run(struct lora_merge_params *p, const struct lora_use *use, const struct model *model,
+static bool run(struct lora_merge_params *p, const struct lora_use *use, const struct layers *layers,
                 const struct merge_options *o, struct arena *a, struct error *e) {
-    struct lora_model layers = adapter_lora_model(model);
-    struct lora_keys *keys = lora_keys_create(&layers);
+    struct lora_keys *keys = lora_keys_create(&layers->names);
     struct lora_file **files = arena_alloc_n(a, (size_t)use->n, sizeof *files);
     struct lora_merge_result r;
     bool ok = true;
     for (int i = 0; ok && i < use->n; i++) {
-        ok = (files[i] = lora_file_open(use->paths[i], keys, e)) && lora_file_require_match(files[i], keys, e);
+        ok = (files[i] = lora_file_open(use->paths[i], keys, e)) && lora_file_require_match(files[i], keys, e) &&
+             (layers->model || check_plain(files[i], e));
         if (ok && !lora_file_is_whole(files[i])) log_warn("%s: %s", TEXT_SHOW(files[i]->given), lora_file_report(files[i], a));
     }
     p->files = files;
@@ -104,18 +113,19 @@ static bool merge_files(const struct merge_options *o, const struct lora_merger 
                         struct arena *a, struct error *e) {
     struct lora_merge_params p = {.method = method, .weights = weights, .n = use->n, .rank = o->rank, .density = o->density,
                                   .seed = o->seed, .dtype = dtype_of(o->dtype), .partial = o->partial};
-    struct model_params mp = {TENSOR_F32, 0};
-    struct model *m = model_open(o->model, &mp, e);
-    if (!m) return false;
-    p.base[LORA_UNET] = m->unet_params;
-    for (int i = 0; i < m->n_texts; i++) p.base[LORA_TEXT + i] = m->texts[i].params;
-    bool ok = run(&p, use, m, o, a, e);
-    model_close(&m);
+    struct layers layers;
+    if (!layers_open(&layers, o->model, use->paths, use->n, e)) return false;
+    const struct model *m = layers.model;
+    if (m) p.base[LORA_UNET] = m->unet_params;
+    for (int i = 0; m && i < m->n_texts; i++) p.base[LORA_TEXT + i] = m->texts[i].params;
+    bool ok = run(&p, use, &layers, o, a, e);
+    layers_close(&layers);
     return ok;
 }
 
 static bool merge_learning(const struct merge_options *o, const struct merge_learn *learn, const struct common *common,
                            const struct train_merger *method, const struct lora_use *use, const float *weights, struct error *e) {
+    if (!o->model) return error_set(e, "--method %s watches a model at work: give one with --model.", TEXT_SHOW(o->method));
     struct train_merge_params p = train_merge_params_default();
     struct lora_merge_result r;
     p.method = method, p.loras = use->paths, p.weights = weights, p.n = use->n;
@@ -145,7 +155,7 @@ bool cmd_merge(int argc, char **argv, struct error *e) {
     struct merge_options o = {.density = 0.5, .dtype = "f16"};
     struct merge_learn learn = merge_learn_defaults();
     struct common common = {0};
-    struct option_command cmd = {.usage = "merge --method NAME --lora FILE[:WEIGHT]... --model PATH --out FILE [options]",
+    struct option_command cmd = {.usage = "merge --method NAME --lora FILE[:WEIGHT]... --out FILE [--model PATH] [options]",
                                  .about = "Makes one LoRA file of several.",
                                  .tables = {{OPTION_ROWS(rows), &o}, merge_learn_table(&learn), common_table(&common),
                                             common_files_table(&common.files)},

@@ -4,8 +4,8 @@
 
 #include "app/commands.h"
 #include "app/common.h"
+#include "app/layers.h"
 #include "base/text.h"
-#include "engine/adapter.h"
 #include "lora/resize.h"
 
 struct resize_options {
@@ -17,8 +17,8 @@ struct resize_options {
 
 static const struct option rows[] = {
     {"lora", OPTION_TEXT, FIELD(lora), "FILE", "the LoRA, in any spelling", .required = true},
-    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that it was made for: names its layers",
-     .required = true},
+    {"model", OPTION_TEXT, FIELD(model), "PATH",
+     "a model of the family that it was made for: names its layers (Stable\nDiffusion 1, 2 and SDXL are known without)"},
     {"rank", OPTION_INT, FIELD(rank), "N", "the new rank; with --keep the largest (0: no limit)", 0, 1 << 16},
     {"keep", OPTION_CHOICE, FIELD(keep), "RULE",
      "a rank per layer, by its singular values and --share:\n"
@@ -45,14 +45,12 @@ static bool find_rule(const struct resize_options *o, struct lora_rank_rule *rul
 static bool resize(const struct resize_options *o, struct arena *a, struct error *e) {
     struct lora_resize_params p = {
         .dtype = strcmp(o->dtype, "f32") == 0 ? ST_F32 : strcmp(o->dtype, "bf16") == 0 ? ST_BF16 : ST_F16};
-    struct model_params mp = {TENSOR_F32, 0};
     if (!find_rule(o, &p.rule, e) || !common_check_out("out", o->out, "safetensors", e)) return false;
     p.comment = o->keep ? arena_printf(a, "atelier resize --keep %s --share %.9g --rank %d", o->keep, o->share, o->rank)
                         : arena_printf(a, "atelier resize --rank %d", o->rank);
-    struct model *m = model_open(o->model, &mp, e);
-    if (!m) return false;
-    struct lora_model layers = adapter_lora_model(m);
-    struct lora_keys *keys = lora_keys_create(&layers);
+    struct layers layers;
+    if (!layers_open(&layers, o->model, &o->lora, 1, e)) return false;
+    struct lora_keys *keys = lora_keys_create(&layers.names);
     struct lora_file *f = lora_file_open(o->lora, keys, e);
     struct lora_resize_result r;
     bool ok = f && lora_file_require_match(f, keys, e) && lora_resize(f, keys, &p, o->out, &r, e);
@@ -61,14 +59,14 @@ static bool resize(const struct resize_options *o, struct arena *a, struct error
                o->out, r.n_layers, r.rank_min, r.rank_max, 100 * r.kept_sum, 100 * r.kept_fro);
     lora_file_close(&f);
     lora_keys_destroy(&keys);
-    model_close(&m);
+    layers_close(&layers);
     return ok;
 }
 
 bool cmd_resize(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct resize_options o = {.dtype = "f16"};
-    struct option_command cmd = {.usage = "resize --lora FILE --model PATH --rank N | --keep RULE --share X --out FILE",
+    struct option_command cmd = {.usage = "resize --lora FILE --rank N | --keep RULE --share X --out FILE [--model PATH]",
                                  .about = "Writes a LoRA at another rank, the nearest that it can hold.",
                                  .tables = {{OPTION_ROWS(rows), &o}},
                                  .n_tables = 1};
