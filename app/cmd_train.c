@@ -33,7 +33,7 @@ static const struct option rows[] = {
     {"accumulate", OPTION_INT, FIELD(accumulate), "N", "batches whose gradients are added up for one step", 1, 1024},
     {"rank", OPTION_INT, FIELD(rank), "N", "size of the LoRA; 0 leaves it to a recipe that knows", 0, 1024},
     {"alpha", OPTION_NUMBER, FIELD(alpha), "X", "scale: the LoRA counts alpha/rank; 0 means as much as rank", 0, 100000},
-    {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp or all", .choices = "attn|attn-mlp|all"},
+    {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp, all, or cross-kv (what cross-attention\nmakes of the text)", .choices = "attn|attn-mlp|all|cross-kv"},
     {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
     {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate; 0 means the optimiser's own: 1 for prodigy, 0.0001 for\nlion, 0.001 for the others", 0, 10},
     {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "the learning rate's course: constant, linear, cosine, cosine_with_restarts,\npolynomial, inverse_sqrt, cosine_with_min_lr or warmup_stable_decay",
@@ -98,7 +98,8 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     for (int i = 0; i < p->n_buckets; i++)
         printf("%s%dx%d of %d", i ? ", " : "buckets     ", p->buckets[i].w, p->buckets[i].h, p->buckets[i].n_pictures);
     if (p->n_buckets) printf("\n");
-    if (p->n_layers) printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
+    if (p->n_layers && !p->rank) printf("weights     all of %d layers (%s), %lld numbers\n", p->n_layers, o->targets, (long long)p->n_params);
+    else if (p->n_layers) printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
     printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
@@ -145,7 +146,8 @@ static bool train(struct trainer *t, const struct train_options *o, double start
     common_seconds_text(os_now_seconds() - started, time);
     if (finished) {
         struct train_plan plan = trainer_plan(t);
-        if (plan.n_layers) printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, plan.rank, o->steps, time);
+        if (plan.n_layers && !plan.rank) printf("%s: the change of %d layers after %d steps, %s in all\n", o->out, plan.n_layers, o->steps, time);
+        else if (plan.n_layers) printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, plan.rank, o->steps, time);
         else printf("%s: new words after %d steps, %s in all\n", o->out, o->steps, time);
         return true;
     }

@@ -23,7 +23,7 @@ static const struct option rows[] = {
     {"rslora", OPTION_FLAG, FIELD(rslora), NULL, "the LoRA counts alpha/sqrt(rank) instead of alpha/rank"},
     {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X", "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
     {"text-lr", OPTION_NUMBER, FIELD(text_lr), "X", "learning rate of the text encoder's LoRA (as --lr)", 0, 10},
-    {"kind", OPTION_CHOICE, FIELD(kind), "KIND", "what learns in the layers: lora, or none for --token alone", .choices = "lora|none"},
+    {"kind", OPTION_CHOICE, FIELD(kind), "KIND", "what learns in the layers: lora, full (all of their weights, saved as the\nchange), or none for --token alone", .choices = "lora|full|none"},
     {"token", OPTION_LIST, FIELD(tokens), "NAME[=WORDS]", "a new word that captions have, such as <new1>: its vector is learned, beginning as\nthese words of the model; may be repeated"},
     {"token-vectors", OPTION_INT, FIELD(token_vectors), "N", "vectors of a new word (1)", 1, TRAIN_MAX_VECTORS},
     {"token-lr", OPTION_NUMBER, FIELD(token_lr), "X", "learning rate of new words (as --lr)", 0, 10},
@@ -81,7 +81,7 @@ static void apply_words(const struct train_method_options *o, struct train_param
         words[i] = (struct train_word){equals ? arena_strndup(a, text, (size_t)(equals - text)) : text, equals ? equals + 1 : NULL, o->token_vectors};
     }
     p->words = words, p->n_words = o->tokens.n, p->word_lr = (float)o->token_lr;
-    p->kind = !strcmp(o->kind, "none") ? TRAIN_NONE : TRAIN_LORA;
+    p->kind = !strcmp(o->kind, "none") ? TRAIN_NONE : !strcmp(o->kind, "full") ? TRAIN_FULL : TRAIN_LORA;
 }
 
 bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a, struct error *e) {

@@ -20,6 +20,13 @@ static void add_module(struct st_writer *w, const struct lora_keys *keys, const 
     const char *name = lora_keys_kohya(keys, m->place.part, t->path, scratch);
     int64_t k = t->is_conv ? t->conv.k : 1, in = t->weight.c, out = t->weight.w;
     int rank = t->is_conv ? 4 : 2; /* dimensions, not the adapter's rank */
+    if (m->diff) {
+        float *diff = arena_alloc_n(scratch, (size_t)shape_elems(t->weight), sizeof *diff);
+        taps_last(diff, m->diff, (size_t)out, (size_t)in, (size_t)(k * k));
+        st_writer_add_f32(w, arena_printf(scratch, "%s.diff", name), dtype, rank, (const int64_t[]){out, in, k, k}, diff);
+        arena_destroy(&scratch);
+        return;
+    }
     float *down = arena_alloc_n(scratch, (size_t)(m->rank * in * k * k), sizeof *down);
     taps_last(down, m->down, (size_t)m->rank, (size_t)in, (size_t)(k * k));
     st_writer_add_f32(w, arena_printf(scratch, "%s.alpha", name), dtype, 0, NULL, &m->alpha);

@@ -5,12 +5,13 @@
 #include "io/safetensors.h"
 #include "lora/key.h"
 
-/* One layer's LoRA; rows as lora_kind.factors gives them: down {k*k,1,rank,in}, up {1,1,out,rank}. */
+/* One layer's LoRA; rows as lora_kind.factors gives them: down {k*k,1,rank,in}, up {1,1,out,rank}. Or its weight's whole
+ * change, rows {k*k,1,out,in}: diff, as LyCORIS writes its "full". */
 struct lora_save_module {
     struct lora_place place;
     int rank;
     float alpha;
-    const float *down, *up;
+    const float *down, *up, *diff; /* diff NULL: factors */
 };
 
 struct lora_save_meta {
@@ -25,7 +26,7 @@ struct lora_save_params {
     int n_meta;
 };
 
-/* Three tensors per module (.alpha, .lora_down.weight, .lora_up.weight) and the metadata with ss_network_module,
+/* Three tensors per module (.alpha, .lora_down.weight, .lora_up.weight; or .diff) and the metadata with ss_network_module,
  * ss_network_dim, ss_network_alpha and the sshs_ hashes added where missing. Appears by rename. The same input gives
  * the same bytes. */
 bool lora_save(const char *path, const struct lora_keys *keys, const struct lora_save_params *p, struct error *e);

@@ -10,7 +10,7 @@ enum { BIAS_COLUMNS = 4 }; /* the bias is the first; a texel is the least that a
 
 bool lora_stack_add_dense(struct lora_stack *s, int adapter, int model, const char *path, const struct lora_dense *d,
                           struct error *e) {
-    assert(!s->sealed && !s->set->trainable && adapter >= 0 && adapter < s->n_adapters && model >= 0 &&
+    assert(!s->sealed && adapter >= 0 && adapter < s->n_adapters && model >= 0 &&
            model < s->n_models && (d->weight || d->bias));
     const struct nn_target *t = nn_target_find(s->models[model].targets, path);
     if (!t) return error_set(e, "the %s has no layer %s", s->models[model].name, path);

@@ -30,9 +30,9 @@ struct bench {
     size_t n_step;
 };
 
-static struct train_params golden_params(const struct bench *b) {
+static struct train_params golden_params(const struct bench *b, const char *kind) {
     struct train_params p = train_params_default();
-    p.kind = TRAIN_NONE;
+    p.kind = strcmp(kind, "custom") ? TRAIN_NONE : TRAIN_FULL, p.targets = LORA_SELECT_CROSS_KV;
     p.words = two_words, p.n_words = 2;
     p.lr = (float)golden_number(b->golden, "lr"), p.optimiser.weight_decay = 0;
     p.batch = b->batch, p.steps = b->steps, p.schedule.kind = TRAIN_CONSTANT;
@@ -67,7 +67,7 @@ static struct bench bench_open(const char *mini, const char *kind, int rig) {
     b.golden = golden_open(arena_printf(b.a, "%s.%s", mini, kind));
     read_inputs(&b);
     b.e = session_open(mini, rig);
-    struct train_params p = golden_params(&b);
+    struct train_params p = golden_params(&b, kind);
     if (!(b.t = trainer_create(b.e, &p, false, &e))) fail_msg("%s", e.text);
     const struct lora_stack *stack = trainer_adapter(b.t)->stack;
     for (int i = 0; i < b.e->model->n_texts; i++) {
@@ -129,6 +129,26 @@ static void check_vectors(struct bench *b, const char *what, struct gpu_set *set
     }
 }
 
+/* The dense parts. Where they end is left to the losses: Adam makes whole steps of gradients that are all rounding. */
+static void check_layers(struct bench *b, const char *what, struct gpu_set *set, float scale, double tolerance) {
+    struct error e = {{0}};
+    const struct lora_stack *stack = trainer_adapter(b->t)->stack;
+    for (int i = 0; i < stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &stack->layers[i];
+        struct shape s;
+        char *path = arena_printf(b->a, "%s.lora_unet_%s.diff", what, l->target->path);
+        for (char *c = path + strlen(what) + 1; c < path + strlen(path) - 5; c++)
+            if (*c == '.') *c = '_';
+        float *want = golden_weight(b->golden, path, b->a, &s);
+        size_t n = (size_t)shape_elems(s);
+        float *got = arena_alloc_n(b->a, n, sizeof *got);
+        assert_true(shape_equal(s, l->target->weight));
+        if (!gpu_set_read(set, l->dense[0].weight, got, &e)) fail_msg("%s", e.text);
+        for (size_t k = 0; k < n; k++) got[k] /= scale;
+        golden_near_peak(path, got, want, n, tolerance);
+    }
+}
+
 static char *raw_table(struct bench *b, size_t *bytes) {
     struct error e = {{0}};
     struct gpu_set *set = b->e->parts[ENGINE_TEXT];
@@ -139,8 +159,8 @@ static char *raw_table(struct bench *b, size_t *bytes) {
 }
 
 /* losses: largest relative difference over the steps. */
-static void check_run(const char *mini, int rig, int steps, double gradients, double losses, double ends) {
-    struct bench b = bench_open(mini, "words", rig);
+static void check_run(const char *mini, const char *kind, int rig, int steps, double gradients, double losses, double ends) {
+    struct bench b = bench_open(mini, kind, rig);
     double worst = 0;
     size_t n;
     check_ids(&b);
@@ -148,6 +168,7 @@ static void check_run(const char *mini, int rig, int steps, double gradients, do
     for (int k = 0; k < steps; k++) {
         double loss = step(&b, k), d = fabs(loss - (double)b.losses[k]) / (double)b.losses[k];
         if (k == 0) check_vectors(&b, "gradient", trainer_gradients(b.t), trainer_loss_scale(b.t), gradients);
+        if (k == 0) check_layers(&b, "gradient", trainer_gradients(b.t), trainer_loss_scale(b.t), gradients);
         if (!(d <= worst)) worst = d;
     }
     print_message("%s (%s): losses differ by %.2e over %d steps\n", mini, session_rigs[rig].name, worst, steps);
@@ -158,12 +179,13 @@ static void check_run(const char *mini, int rig, int steps, double gradients, do
 }
 
 static void test_cpu_class(void **state) {
-    check_run("mini-sd1", SESSION_CPU, 10, 1e-3, 1e-3, 1e-3);
-    check_run("mini-sdxl", SESSION_CPU, 10, 1e-3, 1e-3, 1e-3);
+    check_run("mini-sd1", "words", SESSION_CPU, 10, 1e-3, 1e-3, 1e-3);
+    check_run("mini-sdxl", "words", SESSION_CPU, 10, 1e-3, 1e-3, 1e-3);
+    check_run("mini-sd1", "custom", SESSION_CPU, 10, 1e-3, 1e-3, 1e-3);
 }
 
-static void test_gpu_class(void **state) { check_run("mini-sdxl", SESSION_GPU_F32, 3, 1e-3, 1e-3, 0); }
-static void test_gpu_class_f16(void **state) { check_run("mini-sd1", SESSION_GPU_F16, 3, 0.1, 1e-2, 0); }
+static void test_gpu_class(void **state) { check_run("mini-sdxl", "words", SESSION_GPU_F32, 3, 1e-3, 1e-3, 0); }
+static void test_gpu_class_f16(void **state) { check_run("mini-sd1", "custom", SESSION_GPU_F16, 3, 0.1, 1e-2, 0); }
 
 /* ---- Whole runs ---- */
 
@@ -196,8 +218,8 @@ static void resumes(const char *name, enum train_kind kind) {
     struct train_params whole = prepared(arena_printf(runs_arena, "%s-whole", name), kind);
     struct train_params halves = prepared(arena_printf(runs_arena, "%s-halves", name), kind);
     whole.ema = halves.ema = 0.9f, whole.word_lr = halves.word_lr = 0.02f;
-    whole.train_text_encoder = halves.train_text_encoder = kind != TRAIN_NONE;
-    whole.text_lr = halves.text_lr = kind != TRAIN_NONE ? 1e-4f : 0;
+    whole.train_text_encoder = halves.train_text_encoder = kind == TRAIN_LORA;
+    whole.text_lr = halves.text_lr = kind == TRAIN_LORA ? 1e-4f : 0;
     runs_well(&whole);
     halves.stop_after = RUNS_STEPS / 2;
     runs_well(&halves);
@@ -212,6 +234,7 @@ static void resumes(const char *name, enum train_kind kind) {
 static void test_resume(void **state) {
     resumes("words", TRAIN_NONE);
     resumes("pivotal", TRAIN_LORA);
+    resumes("custom", TRAIN_FULL);
 }
 
 static struct embedding_list load_words(const char *path) {
@@ -249,6 +272,38 @@ static void test_files(void **state) {
     assert_memory_equal(embedding_find(&in, "<new1>")->vectors[0], embedding_find(&beside, "<new1>")->vectors[0], 2 * width * sizeof(float));
 }
 
+/* All of every kind of layer, convolutions too, out and in again: what is saved is what was trained. */
+static void test_full_file(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("full");
+    p.kind = TRAIN_FULL, p.targets = LORA_SELECT_ALL;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    bool finished;
+    if (!t || !trainer_run(t, NULL, &finished, &e)) fail_msg("%s", e.text);
+    struct adapter *trained = trainer_adapter(t), *read = adapter_open(runs_engine, &p.out, 1, &e);
+    if (!read) fail_msg("%s", e.text);
+    assert_int_equal(read->stack->n_layers, trained->stack->n_layers);
+    int compared = 0;
+    for (int i = 0; i < trained->stack->n_layers; i++) {
+        const struct lora_stack_layer *l = &trained->stack->layers[i], *m = NULL;
+        for (int k = 0; k < read->stack->n_layers && !m; k++)
+            if (read->stack->layers[k].target == l->target) m = &read->stack->layers[k];
+        assert_non_null(m);
+        size_t n = (size_t)shape_elems(l->target->weight);
+        float *a = arena_alloc_n(runs_arena, n, sizeof *a), *b = arena_alloc_n(runs_arena, n, sizeof *b), largest = 0;
+        assert_true(gpu_set_read(trained->data, l->dense[0].weight, a, &e) && gpu_set_read(read->data, m->dense[0].weight, b, &e));
+        for (size_t k = 0; k < n; k++) largest = fmaxf(largest, fabsf(a[k]));
+        assert_true(largest > 0);
+        if (gpu_device_storage(runs_engine->dev) == TENSOR_F32) assert_memory_equal(a, b, n * sizeof *a);
+        compared += l->target->weight.n > 1;
+    }
+    assert_true(compared > 0);
+    adapter_close(&read);
+    trainer_destroy(&t);
+    p.lora_plus = 4;
+    runs_refused(&p, "need --kind lora");
+}
+
 static void test_refusals(void **state) {
     static const struct { struct train_word word; const char *words; } bad[] = {
         {{"the", NULL, 1}, "already has this word"},
@@ -278,7 +333,7 @@ static void test_refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_class), cmocka_unit_test(test_gpu_class), cmocka_unit_test(test_gpu_class_f16),
-        cmocka_unit_test(test_resume),    cmocka_unit_test(test_files),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_resume),    cmocka_unit_test(test_files),     cmocka_unit_test(test_full_file), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -210,6 +210,7 @@ static void describe(const struct trainer *t, struct metadata_params *m, struct 
         .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->feeds[TRAIN_OWN].data,
         .reg_data = &t->feeds[TRAIN_CLASS].data, .batches_per_epoch = t->feeds[TRAIN_OWN].n_batches};
+    if (p->kind == TRAIN_FULL) m->network_module = "lycoris.kohya", m->network_args = "{\"algo\": \"full\"}", m->rank = -1;
     m->n_more = train_settings(p, a, &m->more);
     struct metadata_bucket *buckets;
     m->n_buckets = train_buckets_describe(t, a, &buckets, &m->bucket_error);
@@ -222,21 +223,31 @@ static enum lora_part part_of(const struct adapter *a, int model) {
     return (enum lora_part)p;
 }
 
+static float *read_rows(struct trainer *t, int slot, struct arena *a, struct error *err) {
+    float *rows = arena_alloc_n(a, (size_t)shape_elems(t->adapter->stack->set->slots[slot].shape), sizeof *rows);
+    return gpu_set_read(t->adapter->data, slot, rows, err) ? rows : NULL;
+}
+
+static bool gather_factors(struct trainer *t, const struct lora_stack_layer *l, struct arena *a, struct lora_save_module *m, struct error *err) {
+    const struct lora_stack_part *part = &l->parts[0];
+    struct shape w = l->target->weight;
+    const float *down_rows = read_rows(t, l->down, a, err), *up_rows = down_rows ? read_rows(t, l->up, a, err) : NULL;
+    float *down = arena_alloc(a, (size_t)(w.n * part->rank) * (size_t)w.c * sizeof(float));
+    float *up = arena_alloc(a, (size_t)part->rank * (size_t)w.w * sizeof(float));
+    if (!up_rows) return false;
+    lora_stack_extract(l, part, down_rows, up_rows, down, up);
+    m->rank = part->rank, m->alpha = part->scale * (float)part->rank, m->down = down, m->up = up;
+    return true;
+}
+
 /* Slots as the file wants them, one module per layer. */
 static bool gather(struct trainer *t, struct arena *a, struct lora_save_module *modules, struct error *err) {
     struct lora_stack *stack = t->adapter->stack;
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];
-        const struct lora_stack_part *part = &l->parts[0];
-        struct shape w = l->target->weight;
-        float *down_rows = arena_alloc(a, (size_t)shape_elems(stack->set->slots[l->down].shape) * sizeof(float));
-        float *up_rows = arena_alloc(a, (size_t)shape_elems(stack->set->slots[l->up].shape) * sizeof(float));
-        float *down = arena_alloc(a, (size_t)(w.n * part->rank) * (size_t)w.c * sizeof(float));
-        float *up = arena_alloc(a, (size_t)part->rank * (size_t)w.w * sizeof(float));
-        if (!gpu_set_read(t->adapter->data, l->down, down_rows, err) || !gpu_set_read(t->adapter->data, l->up, up_rows, err)) return false;
-        lora_stack_extract(l, part, down_rows, up_rows, down, up);
-        modules[i] = (struct lora_save_module){.place = {part_of(t->adapter, l->model), l->target},
-                                               .rank = part->rank, .alpha = part->scale * (float)part->rank, .down = down, .up = up};
+        struct lora_save_module *m = &modules[i];
+        *m = (struct lora_save_module){.place = {part_of(t->adapter, l->model), l->target}};
+        if (l->n_parts ? !gather_factors(t, l, a, m, err) : !(m->diff = read_rows(t, l->dense[0].weight, a, err))) return false;
     }
     return true;
 }

@@ -126,9 +126,9 @@ static void add_model(struct st_writer *w, const struct metadata_params *p) {
 static void add_network(struct st_writer *w, const struct metadata_params *p) {
     if (p->words_alone) return;
     text(w, "ss_network_module", p->network_module ? p->network_module : "networks.lora");
-    whole(w, "ss_network_dim", p->rank);
     char alpha[METADATA_FLOAT_BYTES];
-    text(w, "ss_network_alpha", metadata_float_text(alpha, p->alpha));
+    whole(w, "ss_network_dim", p->rank);
+    if (p->rank >= 0) text(w, "ss_network_alpha", metadata_float_text(alpha, p->alpha));
     text(w, "ss_network_args", p->network_args ? p->network_args : "{}");
 }
 

@@ -33,7 +33,7 @@ struct metadata_params {
 
     /* Network. */
     const char *network_module; /* NULL = "networks.lora" */
-    int rank;
+    int rank; /* negative: there is none, nor alpha */
     double alpha;
     const char *network_args; /* JSON object as text; NULL = "{}" */
 

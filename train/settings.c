@@ -75,7 +75,7 @@ static void add_optimiser(struct list *l, const struct train_params *p) {
 
 /* "<new1>=cat x2": also what a resumed run must learn. */
 static void add_words(struct list *l, const struct train_params *p) {
-    static const char *const kinds[] = {[TRAIN_LORA] = "lora", [TRAIN_NONE] = "none"};
+    static const char *const kinds[] = {[TRAIN_LORA] = "lora", [TRAIN_FULL] = "full", [TRAIN_NONE] = "none"};
     const char *all = "None";
     for (int i = 0; i < p->n_words; i++) {
         const struct train_word *w = &p->words[i];

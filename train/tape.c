@@ -16,6 +16,21 @@ static int layer_rank(const struct trainer *t, const struct unet_ldm *l, enum lo
     return p->block_ranks && lora_select_block(p->block_ranks, block, path, &value) ? value : p->rank;
 }
 
+/* lora_dense.read: no change yet. */
+static bool read_zero(const void *ctx, float *dw, float *db, struct error *e) {
+    const struct nn_target *t = ctx;
+    memset(dw, 0, (size_t)shape_elems(t->weight) * sizeof *dw);
+    return true;
+}
+
+static bool add_layer(struct trainer *t, struct lora_stack *stack, int model, const struct nn_target *target, int rank, struct error *err) {
+    float alpha = t->alpha_is_rank ? (float)rank : t->params.alpha;
+    struct lora_dense dense = {.weight = true, .read = read_zero, .ctx = target};
+    if (t->params.kind == TRAIN_FULL) return lora_stack_add_dense(stack, 0, model, target->path, &dense, err);
+    if (t->params.rslora) alpha *= sqrtf((float)rank);
+    return lora_stack_add_new(stack, 0, model, target->path, rank, alpha, &t->rng, err);
+}
+
 static int add_layers(struct trainer *t, struct lora_stack *stack, int model, enum lora_part part, const struct lora_model *layers,
                       struct error *err) {
     const struct nn_target_list *targets = layers->targets[part];
@@ -24,10 +39,8 @@ static int add_layers(struct trainer *t, struct lora_stack *stack, int model, en
     lora_ldm_measure(&l, layers->targets[LORA_UNET]);
     for (int i = 0; i < targets->n; i++) {
         int rank = layer_rank(t, &l, part, targets->items[i].path);
-        float alpha = t->alpha_is_rank ? (float)rank : t->params.alpha;
         if (!rank) continue;
-        if (t->params.rslora) alpha *= sqrtf((float)rank);
-        if (!lora_stack_add_new(stack, 0, model, targets->items[i].path, rank, alpha, &t->rng, err)) return -1;
+        if (!add_layer(t, stack, model, &targets->items[i], rank, err)) return -1;
         n++;
     }
     return n;
@@ -63,7 +76,7 @@ bool train_adapter_create(struct trainer *t, struct error *err) {
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];
         const struct shape w = l->target->weight;
-        t->plan.n_params += (int64_t)l->parts[0].rank * (w.n * (int64_t)w.c + w.w);
+        t->plan.n_params += l->n_parts ? (int64_t)l->parts[0].rank * (w.n * (int64_t)w.c + w.w) : shape_elems(w);
     }
     for (int i = 0; i < stack->n_own; i++) t->plan.n_params += shape_elems(stack->own[i].shape);
     for (int i = 0; i < stack->set->n_chunks; i++) t->plan.adapter_bytes += stack->set->chunk_texels[i] * 16;
@@ -185,9 +198,13 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
     struct optimiser_slot *slots = arena_alloc_n(t->arena, (size_t)stack->set->n_slots, sizeof *slots);
     for (int i = 0; i < stack->n_layers; i++) {
         const struct lora_stack_layer *l = &stack->layers[i];
-        int rank = l->parts[0].rank, out = l->target->weight.w;
+        int rank = l->n_parts ? l->parts[0].rank : 0, out = l->target->weight.w;
         float rate = l->model == t->adapter->models[LORA_UNET] || !t->params.text_lr ? 1 : t->params.text_lr / t->params.lr;
         float ratio = t->params.lora_plus ? t->params.lora_plus : 1;
+        if (!rank) {
+            slots[l->dense[0].weight] = (struct optimiser_slot){rate, out, out, l->target->weight.c};
+            continue;
+        }
         slots[l->down] = (struct optimiser_slot){rate, l->columns, rank, l->target->weight.c};
         slots[l->up] = (struct optimiser_slot){rate * ratio, out, out, rank};
     }

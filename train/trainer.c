@@ -31,6 +31,10 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (p->text_lr && !p->train_text_encoder) return error_set(err, "--text-lr needs --train-text-encoder.");
     if (!(p->word_lr >= 0)) return error_set(err, "--token-lr must not be negative.");
     if (p->word_lr && !p->n_words) return error_set(err, "--token-lr is the rate of new words: name them with --token.");
+    bool factors = p->lora_plus > 0 || p->max_weight_norm > 0 || p->rslora || p->block_ranks || p->dropout.network > 0 || p->dropout.rank > 0 ||
+                   p->dropout.module > 0;
+    if (p->kind != TRAIN_LORA && factors)
+        return error_set(err, "--lora-plus, --rslora, --block-rank, --scale-weight-norms and the LoRA's dropouts need --kind lora.");
     if (p->kind == TRAIN_NONE && !p->n_words)
         return error_set(err, "--kind none learns new words and nothing else: name one with --token.");
     if (p->kind == TRAIN_NONE && p->train_text_encoder)
@@ -145,7 +149,7 @@ static struct trainer *plan_run(struct engine *e, const struct train_params *giv
     t->feed = &t->feeds[TRAIN_OWN];
     t->n_feeds = train_prior_on(p) ? 2 : 1;
     if (!prepare_recipe(t, err)) goto fail;
-    t->plan.rank = p->rank;
+    t->plan.rank = p->kind == TRAIN_LORA ? p->rank : 0;
     t->text_on_tape = p->train_text_encoder || caption_varies(&p->captions) || p->n_words > 0;
     t->alpha_is_rank = !t->params.alpha;
     if (t->alpha_is_rank) t->params.alpha = (float)t->params.rank;

@@ -16,7 +16,7 @@
 #include "train/words.h"
 
 /* What learns in the chosen layers: factors of low rank, the whole weight, or nothing (new words alone). */
-enum train_kind { TRAIN_LORA, TRAIN_NONE };
+enum train_kind { TRAIN_LORA, TRAIN_FULL, TRAIN_NONE };
 
 enum train_remat { TRAIN_REMAT_AUTO, TRAIN_REMAT_ON, TRAIN_REMAT_OFF };
 
