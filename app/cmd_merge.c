@@ -33,8 +33,10 @@ static const struct option rows[] = {
      "ziplora: the sum with a factor per file and input, learnt so that the\n"
      "model answers each file's pictures as with that file alone\n"
      "gradient-fusion: the change that answers what layers read for each file's\n"
-     "pictures as that file alone does, by least squares",
-     .choices = "sum|concat|svd|ties|dare|magnitude|ziplora|gradient-fusion", .required = true},
+     "pictures as that file alone does, by least squares\n"
+     "kv-closed-form: keys and values of cross-attention that answer each\n"
+     "file's --prompt as that file does, and --captions as the model does",
+     .choices = "sum|concat|svd|ties|dare|magnitude|ziplora|gradient-fusion|kv-closed-form", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
     {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers\n(for files of plain LoRAs of Stable Diffusion 1, 2 or SDXL not needed)"},
     {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; as\nneeded by ziplora and gradient-fusion)", 0, 1 << 16},

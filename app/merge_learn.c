@@ -11,6 +11,7 @@
 static const struct option rows[] = {
     {"data", OPTION_LIST, FIELD(data), "DIR", "what a LoRA is about: a folder of pictures with captions, one for every\n--lora, in their order; or"},
     {"prompt", OPTION_LIST, FIELD(prompts), "TEXT", "a prompt that makes the LoRA draw it, one for every --lora"},
+    {"captions", OPTION_TEXT, FIELD(captions), "FILE", "kv-closed-form: captions, a line each, that the model goes on drawing\nas it does"},
     {"caption", OPTION_TEXT, FIELD(caption), "TEXT", "for pictures in --data without one"},
     {"pictures", OPTION_INT, FIELD(pictures), "N", "drawn for each --prompt", 1, 4096},
     {"sample-steps", OPTION_INT, FIELD(draw_steps), "N", "sampling steps of those", 1, 1000},
@@ -35,7 +36,7 @@ struct option_table merge_learn_table(struct merge_learn *o) { return (struct op
 static unsigned option_bit(const char *name) {
     static const struct { const char *name; unsigned bit; } some[] = {
         {"steps", TRAIN_MERGE_STEPS}, {"batch", TRAIN_MERGE_BATCH}, {"lr", TRAIN_MERGE_LR}, {"similarity", TRAIN_MERGE_SIMILARITY},
-        {"times", TRAIN_MERGE_TIMES}, {"data", TRAIN_MERGE_CONCEPTS}, {"prompt", TRAIN_MERGE_CONCEPTS}, {"caption", TRAIN_MERGE_CONCEPTS},
+        {"times", TRAIN_MERGE_TIMES}, {"data", TRAIN_MERGE_CONCEPTS}, {"prompt", TRAIN_MERGE_CONCEPTS | TRAIN_MERGE_PROMPTS}, {"captions", TRAIN_MERGE_CAPTIONS}, {"caption", TRAIN_MERGE_CONCEPTS},
         {"pictures", TRAIN_MERGE_CONCEPTS}, {"sample-steps", TRAIN_MERGE_CONCEPTS}, {"cfg", TRAIN_MERGE_CONCEPTS},
         {"resolution", TRAIN_MERGE_CONCEPTS}};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++)
@@ -93,7 +94,7 @@ bool merge_learn_run(const struct merge_learn *o, const struct common *c, const 
                      struct lora_merge_result *r, struct error *e) {
     double last = 0;
     if (!check_count("data", &o->data, p->n, e) || !check_count("prompt", &o->prompts, p->n, e)) return false;
-    p->data = o->data.n ? o->data.items : NULL, p->prompts = o->prompts.n ? o->prompts.items : NULL, p->caption = o->caption;
+    p->data = o->data.n ? o->data.items : NULL, p->prompts = o->prompts.n ? o->prompts.items : NULL, p->caption = o->caption, p->captions = o->captions;
     p->pictures = o->pictures, p->draw_steps = o->draw_steps, p->draw_cfg = (float)o->draw_cfg, p->resolution = o->resolution;
     p->steps = o->steps, p->batch = o->batch, p->times = o->times, p->lr = (float)o->lr, p->similarity = (float)o->similarity;
     p->report = report, p->ctx = &last;

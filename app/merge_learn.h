@@ -7,7 +7,7 @@
 
 struct merge_learn {
     struct option_list data, prompts;
-    const char *caption;
+    const char *caption, *captions;
     int resolution, pictures, draw_steps, steps, batch, times;
     double draw_cfg, lr, similarity;
     bool dry_run;

@@ -7,8 +7,7 @@
 #include "base/arena.h"
 #include "base/os.h"
 #include "base/text.h"
-#include "engine/model.h"
-#include "lora/file.h"
+#include "engine/adapter.h"
 
 #define FIELD(name) offsetof(struct prompt_use, name)
 
@@ -50,9 +49,7 @@ bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_fi
         for (int k = before; k < u->words.n; k++)
             u->hashes = arena_printf(a, "%s%s%s: %s", u->hashes ? u->hashes : "", u->hashes ? ", " : "", u->words.items[k].word, hash);
     }
-    for (int i = 0; i < n; i++)
-        if (loras[i]->n_embeddings && !embedding_load_bundled(&u->words, loras[i]->path, widths, m->n_texts, e)) return false;
-    return true;
+    return adapter_words_load(m, loras, n, &u->words, e);
 }
 
 /* ---- Recipes ---- */

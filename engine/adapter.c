@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "lora/delta.h"
+#include "textenc/embedding.h"
 
 static const char *stem(struct arena *a, const char *path) {
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
@@ -77,8 +78,7 @@ static int unit_of(struct adapter *ad, const struct unet_ldm *ldm, const struct 
 
 /* Matched modules of one file join the stack; the file is reported when only part of it fits. */
 static bool add_file(struct adapter *ad, struct engine *e, const struct lora_file *f, int i, bool by_block, struct error *err) {
-    bool words_alone = f->n_by_status[LORA_MATCHED] == f->n_modules && !f->n_foreign; /* left out: those who draw load them */
-    if (!words_alone) {
+    if (!lora_file_is_whole(f)) {
         struct arena *a = arena_create(NULL);
         log_warn("%s", lora_file_report(f, a));
         arena_destroy(&a);
@@ -177,6 +177,14 @@ struct lora_model adapter_lora_model(const struct model *m) {
     struct lora_model lm = {{&m->unet_targets}};
     for (int i = 0; i < m->n_texts; i++) lm.targets[LORA_TEXT + i] = &m->texts[i].targets;
     return lm;
+}
+
+bool adapter_words_load(const struct model *m, struct lora_file *const *files, int n, struct embedding_list *list, struct error *err) {
+    int widths[MODEL_MAX_TEXTS];
+    for (int i = 0; i < m->n_texts; i++) widths[i] = m->texts[i].cfg.width;
+    for (int i = 0; i < n; i++)
+        if (files[i]->n_embeddings && !embedding_load_bundled(list, files[i]->path, widths, m->n_texts, err)) return false;
+    return true;
 }
 
 bool adapter_touches_text(const struct adapter *a) { return a->touches[LORA_TEXT] || a->touches[LORA_TEXT_2]; }

@@ -131,7 +131,7 @@ bool merge_fill(void *ctx, void *dst, size_t bytes, struct error *err) {
 static struct lora_file *open_lora(const struct lora_keys *keys, const char *path, struct error *err) {
     struct lora_file *f = lora_file_open(path, keys, err);
     if (f && !lora_file_require_match(f, keys, err)) lora_file_close(&f);
-    if (f && !lora_file_is_whole(f)) {
+    if (f && (!lora_file_is_whole(f) || f->n_embeddings)) {
         struct arena *a = arena_create(NULL);
         log_warn("%s: %s", TEXT_SHOW(f->given), lora_file_report(f, a));
         arena_destroy(&a);

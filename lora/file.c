@@ -365,7 +365,7 @@ char *lora_file_report(const struct lora_file *f, struct arena *a) {
 }
 
 bool lora_file_is_whole(const struct lora_file *f) {
-    return f->n_by_status[LORA_MATCHED] == f->n_modules && !f->n_foreign && !f->n_embeddings;
+    return f->n_by_status[LORA_MATCHED] == f->n_modules && !f->n_foreign;
 }
 
 bool lora_file_require_match(const struct lora_file *f, const struct lora_keys *keys, struct error *e) {

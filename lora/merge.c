@@ -252,8 +252,34 @@ static bool merge_layer(struct merging *m, const struct use *u, int n, struct er
 
 /* ---- All of them ---- */
 
+/* ---- Words that files carry along ---- */
+
+static bool is_word(const struct st_tensor *t) { return strncmp(t->name, "bundle_emb.", 11) == 0; }
+
+/* Two files must not mean different things by a word. */
+static bool check_words(const struct lora_merge_params *p, struct error *e) {
+    for (int f = 1; f < p->n; f++)
+        for (size_t i = 0; i < st_count(p->files[f]->file); i++)
+            for (int other = 0; other < f && is_word(st_at(p->files[f]->file, i)); other++) {
+                const char *name = st_at(p->files[f]->file, i)->name;
+                if (!st_find(p->files[other]->file, name)) continue;
+                return error_set(e, "%s and %s both carry the word %.*s: train one of them under another name.", TEXT_SHOW(p->files[other]->given),
+                                 TEXT_SHOW(p->files[f]->given), (int)strcspn(name + 11, "."), name + 11);
+            }
+    return true;
+}
+
+static void carry_words(struct merging *m) {
+    for (int f = 0; f < m->p->n; f++)
+        for (size_t i = 0; i < st_count(m->p->files[f]->file); i++) {
+            const struct st_tensor *t = st_at(m->p->files[f]->file, i);
+            if (is_word(t)) st_writer_add(m->writer, t->name, t->dtype, t->rank, t->dims, t->data);
+        }
+}
+
 static bool save(struct merging *m, const char *out, struct error *e) {
     const struct lora_merge_params *p = m->p;
+    carry_words(m);
     char *of = "";
     for (int f = 0; f < p->n; f++)
         of = arena_printf(m->arena, "%s%s%s:%.6g", of, f ? ", " : "", path_stem(m->arena, path_base(p->files[f]->given)),
@@ -271,7 +297,7 @@ static bool save(struct merging *m, const char *out, struct error *e) {
 bool lora_merge_check(const struct lora_merge_params *p, const struct lora_keys *keys, struct error *e) {
     struct lora_merge_result r = {0};
     struct merging m = {.p = p, .arena = arena_create(NULL), .result = &r, .keys = keys};
-    bool ok = collect(&m, e) && check(&m, e);
+    bool ok = check_words(p, e) && collect(&m, e) && check(&m, e);
     arena_destroy(&m.arena);
     return ok;
 }
@@ -281,7 +307,7 @@ bool lora_merge(const struct lora_merge_params *p, const struct lora_keys *keys,
     *r = (struct lora_merge_result){0};
     struct merging m = {.p = p, .arena = arena_create(NULL), .result = r, .writer = st_writer_create(), .keys = keys};
     rng_seed(&m.rng, p->seed);
-    bool ok = collect(&m, e) && check(&m, e);
+    bool ok = check_words(p, e) && collect(&m, e) && check(&m, e);
     for (int from = 0, to; ok && from < m.n; from = to) {
         to = layer_end(&m, from);
         ok = merge_layer(&m, m.uses + from, to - from, e);

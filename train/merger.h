@@ -15,6 +15,8 @@ enum train_merge_option {
     TRAIN_MERGE_SIMILARITY = 1 << 3,
     TRAIN_MERGE_TIMES = 1 << 4,
     TRAIN_MERGE_CONCEPTS = 1 << 5, /* pictures or prompts, one per LoRA, and what goes with them */
+    TRAIN_MERGE_PROMPTS = 1 << 6,  /* prompts alone */
+    TRAIN_MERGE_CAPTIONS = 1 << 7,
 };
 struct train_merge;
 struct train_merger {
@@ -44,6 +46,7 @@ struct train_merge_params {
     /* What shows each LoRA's concept: [n] folders of pictures with captions, or [n] prompts, or NULL. */
     const char *const *data, *const *prompts;
     const char *caption;        /* for pictures without one */
+    const char *captions;       /* a text file: captions that go on being drawn as they are, a line each */
     int pictures, draw_steps;   /* of a prompt */
     float draw_cfg;
     int resolution;             /* 0: the model's own */
