@@ -81,10 +81,11 @@ static bool caption_has(const struct trainer *t, const char *caption, int word) 
 
 /* A word that no caption has would never see a gradient. */
 static bool check_captions(const struct trainer *t, struct error *err) {
-    for (int w = 0; t->data.n && w < t->words.n; w++) {
+    const struct dataset *own = &t->feeds[TRAIN_OWN].data;
+    for (int w = 0; own->n && w < t->words.n; w++) {
         size_t i = 0;
-        while (i < t->data.n && !caption_has(t, t->data.samples[i].caption, w)) i++;
-        if (i < t->data.n) continue;
+        while (i < own->n && !caption_has(t, own->samples[i].caption, w)) i++;
+        if (i < own->n) continue;
         const char *name = t->params.words[w].name;
         return error_set(err, "No caption has the new word %s: put it into them, for example with --caption 'a %s' for pictures without one.",
                          TEXT_SHOW(name), TEXT_SHOW(name));
