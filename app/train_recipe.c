@@ -10,7 +10,7 @@
 #define FIELD(name) offsetof(struct train_recipe_options, name)
 
 static const struct option rows[] = {
-    {"recipe", OPTION_TEXT, FIELD(recipe), "NAME", "settings that belong together, as defaults: style, subject or b-lora;\n"
+    {"recipe", OPTION_TEXT, FIELD(recipe), "NAME", "settings that belong together, as defaults: style, subject, b-lora,\ntextual-inversion, pivotal or custom-diffusion;\n"
      "--dry-run says which (docs/recipes.md)"},
     {"instance-prompt", OPTION_TEXT, FIELD(instance_prompt), "TEXT", "caption of every picture, whatever stands beside it: \"sks dog, flat\""},
     {"class-prompt", OPTION_TEXT, FIELD(class_prompt), "TEXT", "prior preservation: what the subject is one of, \"dog, flat\"; every step\n"
