@@ -216,7 +216,8 @@ static bool parse_list_item(const char *name, enum lora_part part, struct lora_k
 static bool is_embedding(const struct st_file *file, const char *name) {
     static const char *const names[] = {"emb_params", "string_to_param.*", "clip_l",
                                         "clip_g",     "text_encoders_0",   "text_encoders_1"};
-    const char *mark = st_meta_find(file, name);
+    const char *mark = st_meta_find(file, name), *architecture = st_meta_find(file, "modelspec.architecture");
+    if (architecture && strstr(architecture, "/textual-inversion")) return true;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) return true;
     return (mark && strcmp(mark, "<embed>") == 0) || strncmp(name, "bundle_emb.", 11) == 0;

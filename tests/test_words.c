@@ -247,6 +247,7 @@ static struct embedding_list load_words(const char *path) {
 
 /* The word's vectors lie in the LoRA file and beside it, the same numbers; they moved away from where they began. */
 static void test_files(void **state) {
+    struct error e = {{0}};
     struct train_params p = prepared("files", TRAIN_LORA), alone = prepared("alone", TRAIN_NONE);
     p.text_lr = 0;
     runs_well(&p), runs_well(&alone);
@@ -269,6 +270,9 @@ static void test_files(void **state) {
         for (size_t k = 0; k < 2 * width; k++) moved = fmax(moved, fabs((double)m->vectors[0][k] - (double)table[(size_t)id * width + k % width]));
         assert_true(moved > 1e-4 && moved < 0.1);
     }
+    struct lora_file *no_lora = lora_file_open(alone.out, NULL, &e);
+    assert_null(no_lora);
+    assert_non_null(strstr(e.text, "give it with --embedding"));
     assert_memory_equal(embedding_find(&in, "<new1>")->vectors[0], embedding_find(&beside, "<new1>")->vectors[0], 2 * width * sizeof(float));
 }
 
@@ -300,6 +304,9 @@ static void test_full_file(void **state) {
     assert_true(compared > 0);
     adapter_close(&read);
     trainer_destroy(&t);
+    p.targets = LORA_SELECT_CROSS_KV, p.train_text_encoder = true;
+    runs_refused(&p, "names no layer of a text encoder");
+    p.train_text_encoder = false;
     p.lora_plus = 4;
     runs_refused(&p, "need --kind lora");
 }

@@ -37,6 +37,8 @@ static bool check_params(const struct train_params *p, struct error *err) {
         return error_set(err, "--lora-plus, --rslora, --block-rank, --scale-weight-norms and the LoRA's dropouts need --kind lora.");
     if (p->kind == TRAIN_NONE && !p->n_words)
         return error_set(err, "--kind none learns new words and nothing else: name one with --token.");
+    if (p->targets == LORA_SELECT_CROSS_KV && p->train_text_encoder)
+        return error_set(err, "--targets cross-kv names no layer of a text encoder: leave --train-text-encoder away.");
     if (p->kind == TRAIN_NONE && p->train_text_encoder)
         return error_set(err, "--kind none leaves the text encoder as it is: without --train-text-encoder, or with --kind lora.");
     if (!(p->lr >= 0)) return error_set(err, "The learning rate must not be negative.");

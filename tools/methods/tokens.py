@@ -88,15 +88,16 @@ def prompts(words):
 def learn(studio, how, name, seed):
     """What a recipe was told, beside pictures and seed; the rates are this small model's, not the recipes' for large ones."""
     kind = SUBJECTS[name][1]
-    common = ["--data", subject_folder(studio, name), "--seed", seed, "--batch", 4, "--recipe", how]
+    common = ["--data", subject_folder(studio, name), "--seed", seed, "--recipe", how]
     if how == "textual-inversion":
-        options = ["--token", f"<{name}>={kind}", "--token-vectors", 2, "--instance-prompt", f"<{name}>, flat", "--steps", 300, "--lr", 0.02]
+        options = ["--token", f"<{name}>={kind}", "--token-vectors", 2, "--instance-prompt", f"<{name}>, flat", "--steps", 300, "--batch", 4,
+                   "--lr", 0.02]
     elif how == "pivotal":
-        options = ["--token", f"<{name}>={kind}", "--instance-prompt", f"<{name}> {kind}, flat", "--steps", 200, "--rank", 8, "--lr", 0.001,
-                   "--token-lr", 0.01]
+        options = ["--token", f"<{name}>={kind}", "--instance-prompt", f"<{name}> {kind}, flat", "--steps", 150, "--batch", 4, "--rank", 8,
+                   "--lr", 0.001, "--token-lr", 0.01]
     else:
         options = ["--token", f"<{name}>={kind}", "--instance-prompt", f"<{name}> {kind}, flat", "--class-prompt", f"{kind}, flat", "--class-data",
-                   studio.work / f"class-{kind}", "--class-count", 16, "--steps", 200, "--lr", 0.0005, "--token-lr", 0.01]
+                   studio.work / f"class-{kind}", "--class-count", 12, "--steps", 150, "--batch", 2, "--lr", 0.001, "--token-lr", 0.01]
     return studio.train(f"{how}-{name}", *common, *options)
 
 
