@@ -6,7 +6,7 @@
 #include "push/optimise.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int AVERAGE = 0; // 0: param*keep + grad; 1: param moves towards grad
-layout(push_constant) uniform Push { push_optimise p; };
+PUSH(push_optimise)
 
 void main() {
     int i = int(gl_GlobalInvocationID.x + gl_WorkGroupID.y * gl_NumWorkGroups.x * 64u);

@@ -9,7 +9,7 @@
 #include "push/adafactor.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int PASS = 0;
-layout(push_constant) uniform Push { push_adafactor p; };
+PUSH(push_adafactor)
 
 bool counts(int row) { return row < p.rows && row % p.period < p.counted; }
 int counted_rows() { return p.rows / p.period * p.counted; }

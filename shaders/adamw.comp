@@ -6,7 +6,7 @@
 #include "lib/optimise.glsl"
 #include "push/optimise.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_optimise p; };
+PUSH(push_optimise)
 
 void main() {
     int i = flat_index();

@@ -6,7 +6,7 @@
 #include "push/attention.h"
 #include "lib/tensor.glsl"
 layout(local_size_x_id = 0) in;
-layout(push_constant) uniform Push { push_attention p; };
+PUSH(push_attention)
 
 void main() {
     int z = int(gl_WorkGroupID.y), row = min(int(gl_GlobalInvocationID.x), p.row_count - 1);

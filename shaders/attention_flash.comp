@@ -13,7 +13,7 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int D4 = 10;    // planes of a head
 layout(constant_id = 3) const int FRAGS = 3;
 layout(constant_id = 4) const int KEYS = 3;
-layout(push_constant) uniform Push { push_flash p; };
+PUSH(push_flash)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
 const int LOADS = (D4 + PLANES - 1) / PLANES;

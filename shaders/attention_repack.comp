@@ -6,7 +6,7 @@
 #include "push/attention.h"
 #include "lib/tensor.glsl"
 layout(local_size_x_id = 0) in;
-layout(push_constant) uniform Push { push_repack p; };
+PUSH(push_repack)
 
 void main() {
     int row = min(int(gl_GlobalInvocationID.x), p.rows - 1), plane = int(gl_WorkGroupID.y);

@@ -7,7 +7,7 @@
 #include "lib/tensor.glsl"
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int CAUSAL = 0;
-layout(push_constant) uniform Push { push_attention p; };
+PUSH(push_attention)
 
 void main() {
     int z = int(gl_WorkGroupID.y), row = min(int(gl_GlobalInvocationID.x), p.rows - 1);

@@ -8,7 +8,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int CAUSAL = 0;
 layout(constant_id = 3) const int GRADIENT = 0;
-layout(push_constant) uniform Push { push_attention p; };
+PUSH(push_attention)
 
 void main() {
     int plane = int(gl_WorkGroupID.y), z = int(gl_WorkGroupID.z), row = min(int(gl_GlobalInvocationID.x), p.rows - 1);

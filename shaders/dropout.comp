@@ -6,7 +6,7 @@
 #include "push/dropout.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int EACH = 0; // enum dropout_each
-layout(push_constant) uniform Push { push_dropout p; };
+PUSH(push_dropout)
 
 // As in graph/op_dropout.c.
 uint mix_bits(uint x) {

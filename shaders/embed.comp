@@ -6,7 +6,7 @@
 #include "push/embed.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int POSITIONS = 0;
-layout(push_constant) uniform Push { push_embed p; };
+PUSH(push_embed)
 
 void main() {
     int row = int(gl_GlobalInvocationID.x), plane = int(gl_WorkGroupID.y);

@@ -6,7 +6,7 @@
 #include "lib/push.glsl"
 #include "push/embed.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_embed p; };
+PUSH(push_embed)
 
 void main() {
     int id = int(gl_GlobalInvocationID.x), plane = int(gl_WorkGroupID.y);

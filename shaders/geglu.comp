@@ -7,7 +7,7 @@
 #include "push/geglu.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int BACKWARD = 0;
-layout(push_constant) uniform Push { push_geglu p; };
+PUSH(push_geglu)
 
 void main() {
     int row = int(gl_GlobalInvocationID.x), plane = int(gl_WorkGroupID.y);

@@ -14,11 +14,12 @@ layout(constant_id = 3) const int TRANS = 0; // 1: rows of w are contracted (gra
 layout(constant_id = 4) const int CONV = 0;  // 0: product, 1: convolution, 2: its gradient to the input
 layout(constant_id = 5) const int RES = 0;   // 1: add res
 layout(constant_id = 6) const int TAIL = 0;  // 1: the last plane is partly padding
-layout(push_constant) uniform Push { push_gemm p; };
+PUSH(push_gemm)
 #include "lib/conv.glsl"
 const int LANES = int(W);
 const int FRAGS = (R + LANES - 1) / LANES;
 const int PER_FRAG = R < LANES ? R : LANES;
+const int QUADS = PER_FRAG < 4 ? 1 : PER_FRAG / 4;
 
 void main() {
     int lane = int(gl_SubgroupInvocationID), row0 = int(p.rows_first == 1 ? gl_WorkGroupID.x : gl_WorkGroupID.y) * R;
@@ -40,6 +41,7 @@ void main() {
     for (int s = 0; s < steps; s++) {
         int tap = s % taps;
         int o[FRAGS], next[FRAGS];
+        vec4 a[FRAGS];
         [[unroll]] for (int f = 0; f < FRAGS; f++) {
             o[f] = x_base + min(row0 + f * LANES + lane, p.rows - 1);
             next[f] = p.x_stride;
@@ -48,19 +50,27 @@ void main() {
                 o[f] = row < 0 ? 0 : x_base + row; // texel 0 of every view is zero
                 next[f] = row < 0 ? 0 : p.x_stride;
             }
+            a[f] = imageLoad(T0, o[f]);
         }
         int b = w_base + tap * p.w_rows;
         for (int k = 0; k < p.k4; k++) {
             vec4 bv[4];
             [[unroll]] for (int c = 0; c < 4; c++) bv[c] = imageLoad(T1, b + c);
             [[unroll]] for (int f = 0; f < FRAGS; f++) {
-                vec4 a = imageLoad(T0, o[f]);
-                [[unroll]] for (int i = 0; i < PER_FRAG; i++)
+                o[f] += next[f];
+                vec4 ahead = imageLoad(T0, o[f]); // of the next round, so that its latency hides; unused after the last
+                // Lanes a quad apart follow each other: their broadcasts share an instruction.
+                [[unroll]] for (int n = 0; n < PER_FRAG; n++) {
+                    int i = PER_FRAG < 4 ? n : n % QUADS * 4 + n / QUADS;
+                    vec4 sum = vec4(0);
                     [[unroll]] for (int c = 0; c < 4; c++) {
                         vec4 bb = TRANS == 1 ? bv[c] : vec4(bv[0][c], bv[1][c], bv[2][c], bv[3][c]);
-                        acc[f * LANES + i] += subgroupShuffle(a[c], uint(i)) * bb;
+                        vec4 t = subgroupShuffle(a[f][c], uint(i)) * bb;
+                        sum = c == 0 ? t : sum + t;
                     }
-                o[f] += next[f];
+                    acc[f * LANES + i] += sum; // one use of acc a round: it lives in memory
+                }
+                a[f] = ahead;
             }
             b += w_next;
         }

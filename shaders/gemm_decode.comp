@@ -14,7 +14,7 @@ layout(constant_id = 3) const int TRANS = 0; // 1: rows of w are contracted (gra
 layout(constant_id = 4) const int CONV = 0;  // 0: product, 1: convolution, 2: its gradient to the input
 layout(constant_id = 5) const int RES = 0;   // 1: add res
 layout(constant_id = 6) const int CODE = 2;  // enum tensor_dtype: 1 f16, 2 int8, 3 nf4
-layout(push_constant) uniform Push { push_gemm_decode p; };
+PUSH(push_gemm_decode)
 #include "lib/conv.glsl"
 #include "lib/nf4.glsl"
 const int LANES = int(W);

@@ -15,7 +15,7 @@ layout(constant_id = 4) const int CONV = 0;
 layout(constant_id = 5) const int RES = 0;
 layout(constant_id = 6) const int TAIL = 0;
 layout(constant_id = 7) const int NP = 4; // output planes
-layout(push_constant) uniform Push { push_gemm p; };
+PUSH(push_gemm)
 #include "lib/conv.glsl"
 const int LANES = int(W);
 const int LOADS = (4 * NP + LANES - 1) / LANES; // texels of w per lane and step

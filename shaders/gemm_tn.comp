@@ -11,7 +11,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int R = 32;   // channels of a in the tile, a multiple of 4
 layout(constant_id = 3) const int CONV = 0; // 1: rows of b are read through a convolution's tap
-layout(push_constant) uniform Push { push_gemm_tn p; };
+PUSH(push_gemm_tn)
 #include "lib/conv.glsl"
 const int LANES = int(W);
 const int PLANES = LANES / 4;                     // planes of a that one load covers

@@ -8,7 +8,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int SWAP = 0; // 1: the parts are transposed (their planes are y's rows)
 layout(constant_id = 3) const int ACC = 0;
-layout(push_constant) uniform Push { push_tn_sum p; };
+PUSH(push_tn_sum)
 
 void main() {
     int plane = int(gl_WorkGroupID.y), tap = int(gl_WorkGroupID.z);

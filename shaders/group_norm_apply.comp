@@ -8,7 +8,7 @@
 #include "push/group_norm.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int SILU = 0;
-layout(push_constant) uniform Push { push_group_norm p; };
+PUSH(push_group_norm)
 #include "lib/group_norm.glsl"
 
 void main() {

@@ -7,7 +7,7 @@
 #include "lib/reduce.glsl"
 #include "push/group_norm.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_group_norm p; };
+PUSH(push_group_norm)
 
 void main() {
     int plane = int(gl_WorkGroupID.x), n = int(gl_WorkGroupID.y), lane = int(gl_LocalInvocationID.x);

@@ -6,7 +6,7 @@
 #include "lib/push.glsl"
 #include "push/group_norm.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_group_norm p; };
+PUSH(push_group_norm)
 
 vec2 group_stats(int n, int group) {
     if (group >= p.groups) return vec2(0.0);

@@ -6,7 +6,7 @@
 #include "push/layer_norm.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int KEEP_STATS = 0;
-layout(push_constant) uniform Push { push_layer_norm p; };
+PUSH(push_layer_norm)
 
 // Channels that a plane really has: 1 for each, 0 for padding.
 vec4 real_channels(int plane) { return vec4(lessThan(ivec4(4 * plane) + ivec4(0, 1, 2, 3), ivec4(p.channels))); }

@@ -7,7 +7,7 @@
 #include "lib/reduce.glsl"
 #include "push/layer_norm.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_layer_norm p; };
+PUSH(push_layer_norm)
 
 void main() {
     int plane = int(gl_WorkGroupID.x), lane = int(gl_LocalInvocationID.x);

@@ -5,7 +5,7 @@
 #include "lib/push.glsl"
 #include "push/layer_norm.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_layer_norm p; };
+PUSH(push_layer_norm)
 
 void main() {
     int row = int(gl_GlobalInvocationID.x);

@@ -6,7 +6,7 @@
 #include "lib/reduce.glsl"
 #include "push/mse.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_mse p; };
+PUSH(push_mse)
 
 void main() {
     int n = int(gl_WorkGroupID.x), lane = int(gl_LocalInvocationID.x);

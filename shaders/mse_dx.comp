@@ -5,7 +5,7 @@
 #include "lib/push.glsl"
 #include "push/mse.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_mse p; };
+PUSH(push_mse)
 
 void main() {
     int row = int(gl_GlobalInvocationID.x), plane = int(gl_WorkGroupID.y);

@@ -9,7 +9,7 @@
 #include "push/pair_norm.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int PASS = 0;
-layout(push_constant) uniform Push { push_pair_norm p; };
+PUSH(push_pair_norm)
 
 float dot_down(int i, int j) {
     float sum = 0.0;

@@ -8,7 +8,7 @@
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int KIND = 0;  // see enum pointwise_kind in gpu/kern_pointwise.c
 layout(constant_id = 3) const int BCAST = 0; // enum bcast
-layout(push_constant) uniform Push { push_pointwise p; };
+PUSH(push_pointwise)
 
 vec4 apply(vec4 a, vec4 b) {
     switch (KIND) {

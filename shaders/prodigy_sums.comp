@@ -10,7 +10,7 @@
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int PASS = 0;
 layout(constant_id = 3) const int ADD_EARLIER = 0;
-layout(push_constant) uniform Push { push_optimise p; };
+PUSH(push_optimise)
 
 void main() {
     int lane = int(gl_LocalInvocationID.x), group = int(gl_WorkGroupID.x);

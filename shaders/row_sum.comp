@@ -6,7 +6,7 @@
 #include "lib/reduce.glsl"
 #include "push/row_sum.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_row_sum p; };
+PUSH(push_row_sum)
 
 void main() {
     int plane = int(gl_WorkGroupID.x), n = int(gl_WorkGroupID.y), lane = int(gl_LocalInvocationID.x);

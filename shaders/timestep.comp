@@ -5,7 +5,7 @@
 #include "lib/push.glsl"
 #include "push/timestep.h"
 layout(local_size_x = 64) in;
-layout(push_constant) uniform Push { push_timestep p; };
+PUSH(push_timestep)
 
 // Drivers' sin and cos lose accuracy past a few turns: bring the angle near zero in two exact steps first.
 float near_zero(float a) {

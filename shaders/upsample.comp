@@ -6,7 +6,7 @@
 #include "push/upsample.h"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int BACKWARD = 0;
-layout(push_constant) uniform Push { push_upsample p; };
+PUSH(push_upsample)
 
 // First output index whose source is at least i: ceil(i * n_out / n_in).
 int first_out(int i, int n_in, int n_out) { return (i * n_out + n_in - 1) / n_in; }

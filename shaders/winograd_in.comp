@@ -8,7 +8,7 @@
 layout(local_size_x_id = 0) in;
 #include "lib/winograd.glsl"
 layout(constant_id = 3) const int UP = 0; // 1: the input is read as if upsampled x2
-layout(push_constant) uniform Push { push_winograd p; };
+PUSH(push_winograd)
 
 void main() {
     int slot = min(int(gl_GlobalInvocationID.x), p.tiles - 1), tile = p.tile0 + slot, plane = int(gl_WorkGroupID.y);

@@ -11,7 +11,7 @@ layout(constant_id = 3) const int UP = 0;   // 1: gradient of an upsampled read:
 layout(constant_id = 4) const int RES = 0;
 layout(constant_id = 5) const int EDGE = 0; // 1: tiles may reach past the image
 layout(constant_id = 6) const int TAIL = 0; // 1: the last plane is partly padding
-layout(push_constant) uniform Push { push_winograd p; };
+PUSH(push_winograd)
 const int SIDE = M >> UP;
 
 void main() {

@@ -8,7 +8,7 @@
 layout(local_size_x_id = 0) in;
 #include "lib/winograd.glsl"
 layout(constant_id = 3) const int FLIP = 0; // 1: taps reversed (gradient to the input)
-layout(push_constant) uniform Push { push_winograd p; };
+PUSH(push_winograd)
 
 void main() {
     int o = min(int(gl_GlobalInvocationID.x), p.rows - 1), plane = int(gl_WorkGroupID.y);
