@@ -73,8 +73,9 @@ bool lora_closed_form_solve(struct lora_closed_form *f, double *gram, struct are
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; k < n; k++) products[i * n + k] = dot(f->duals + i * width, f->features + k * width, f->width);
     if (!factorise(products, f->n, 1e-10))
-        return error_set(e, "The captions of --prompt ask for things that follow from each other: give each LoRA's own words alone, such as "
-                         "\"<new1> cat\".");
+        return error_set(e, "The captions of --prompt ask for things that follow from each other: give each "
+                            "LoRA's own words alone, such as "
+                            "\"<new1> cat\".");
     for (size_t c = 0; c < width; c++) solve(products, f->n, f->duals + c, f->width);
     return true;
 }

@@ -81,7 +81,8 @@ static struct train_merge_params merge_params(const char *const *files, const ch
     static const float weights[] = {1, 0.5f};
     struct error e = {{0}};
     struct train_merge_params p = train_merge_params_default();
-    static const char captions[] = "a photo of a red fox\r\n\nthe blue house on a table\na drawing of an orange cat\nHello, World 2024\n";
+    static const char captions[] = "a photo of a red fox\r\n\nthe blue house on a table\na drawing of an "
+                                   "orange cat\nHello, World 2024\n";
     p.method = train_merger_find("kv-closed-form");
     assert_non_null(p.method);
     p.e = runs_engine, p.loras = files, p.weights = weights, p.n = 2, p.prompts = prompts, p.dtype = ST_F32;
@@ -136,7 +137,8 @@ static void test_merge(void **state) {
         for (int t = 2; t < 4; t++) { /* the new word and the one behind it; "the" comes first in both */
             const float *c = contexts[k].rows + (size_t)t * in;
             for (size_t o = 0; o < out; o++)
-                for (size_t i = 0; i < in; i++) answers[o] += want[o * in + i] * c[i], answers[out + o] += got[o * in + i] * c[i];
+                for (size_t i = 0; i < in; i++)
+                    answers[o] += want[o * in + i] * c[i], answers[out + o] += got[o * in + i] * c[i];
             golden_near_peak(path, answers + out, answers, out, 1e-3);
             memset(answers, 0, 2 * out * sizeof *answers);
         }
@@ -182,6 +184,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge),
+                                       cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -253,7 +253,9 @@ static void test_files(void **state) {
     runs_well(&p), runs_well(&alone);
     assert_string_equal(runs_files(&p), "lora-words.safetensors lora.safetensors ");
     assert_string_equal(runs_files(&alone), "lora.safetensors ");
-    struct embedding_list in = load_words(p.out), beside = load_words(arena_printf(runs_arena, "%.*s-words.safetensors", (int)strlen(p.out) - 12, p.out));
+    struct embedding_list in = load_words(p.out),
+                          beside = load_words(arena_printf(runs_arena, "%.*s-words.safetensors",
+                                                           (int)strlen(p.out) - 12, p.out));
     struct embedding_list own = load_words(alone.out);
     size_t width = (size_t)runs_engine->model->texts[0].cfg.width;
     const struct nn_params *text = runs_engine->model->texts[0].params;
@@ -267,13 +269,16 @@ static void test_files(void **state) {
         assert_non_null(m);
         assert_int_equal(m->n, 2);
         double moved = 0;
-        for (size_t k = 0; k < 2 * width; k++) moved = fmax(moved, fabs((double)m->vectors[0][k] - (double)table[(size_t)id * width + k % width]));
+        for (size_t k = 0; k < 2 * width; k++)
+            moved =
+                fmax(moved, fabs((double)m->vectors[0][k] - (double)table[(size_t)id * width + k % width]));
         assert_true(moved > 1e-4 && moved < 0.1);
     }
     struct lora_file *no_lora = lora_file_open(alone.out, NULL, &e);
     assert_null(no_lora);
     assert_non_null(strstr(e.text, "give it with --embedding"));
-    assert_memory_equal(embedding_find(&in, "<new1>")->vectors[0], embedding_find(&beside, "<new1>")->vectors[0], 2 * width * sizeof(float));
+    assert_memory_equal(embedding_find(&in, "<new1>")->vectors[0],
+                        embedding_find(&beside, "<new1>")->vectors[0], 2 * width * sizeof(float));
 }
 
 /* All of every kind of layer, convolutions too, out and in again: what is saved is what was trained. */
@@ -295,7 +300,8 @@ static void test_full_file(void **state) {
         assert_non_null(m);
         size_t n = (size_t)shape_elems(l->target->weight);
         float *a = arena_alloc_n(runs_arena, n, sizeof *a), *b = arena_alloc_n(runs_arena, n, sizeof *b), largest = 0;
-        assert_true(gpu_set_read(trained->data, l->dense[0].weight, a, &e) && gpu_set_read(read->data, m->dense[0].weight, b, &e));
+        assert_true(gpu_set_read(trained->data, l->dense[0].weight, a, &e) &&
+                    gpu_set_read(read->data, m->dense[0].weight, b, &e));
         for (size_t k = 0; k < n; k++) largest = fmaxf(largest, fabsf(a[k]));
         assert_true(largest > 0);
         if (gpu_device_storage(runs_engine->dev) == TENSOR_F32) assert_memory_equal(a, b, n * sizeof *a);
@@ -339,8 +345,10 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cpu_class), cmocka_unit_test(test_gpu_class), cmocka_unit_test(test_gpu_class_f16),
-        cmocka_unit_test(test_resume),    cmocka_unit_test(test_files),     cmocka_unit_test(test_full_file), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_cpu_class),     cmocka_unit_test(test_gpu_class),
+        cmocka_unit_test(test_gpu_class_f16), cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_files),         cmocka_unit_test(test_full_file),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

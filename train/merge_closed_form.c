@@ -27,19 +27,25 @@ static bool check_layers(const struct train_merge *m, struct error *err) {
     for (int f = 0; f < m->params.n; f++)
         for (int i = 0; i < m->files[f]->n_modules; i++) {
             const struct lora_module *module = &m->files[f]->modules[i];
-            if (module->status != LORA_MATCHED || (module->part == LORA_UNET && lora_selection_has(LORA_SELECT_CROSS_KV, module->target->path)))
+            if (module->status != LORA_MATCHED ||
+                (module->part == LORA_UNET && lora_selection_has(LORA_SELECT_CROSS_KV, module->target->path)))
                 continue;
-            return error_set(err, "%s changes %s, and kv-closed-form joins the keys and values of cross-attention alone: train with --recipe "
-                             "custom-diffusion or --targets cross-kv, or merge with another --method.", TEXT_SHOW(m->files[f]->given),
-                             TEXT_SHOW(module->name));
+            return error_set(err,
+                             "%s changes %s, and kv-closed-form joins the keys and values of cross-attention "
+                             "alone: train with --recipe "
+                             "custom-diffusion or --targets cross-kv, or merge with another --method.",
+                             TEXT_SHOW(m->files[f]->given), TEXT_SHOW(module->name));
         }
     return true;
 }
 
 static bool check_params(const struct train_merge_params *p, struct error *err) {
-    if (!p->prompts) return error_set(err, "--method kv-closed-form wants every LoRA's own words: a --prompt for every --lora, such as \"<new1> cat\".");
+    if (!p->prompts)
+        return error_set(err, "--method kv-closed-form wants every LoRA's own words: a --prompt for every "
+                              "--lora, such as \"<new1> cat\".");
     if (!p->captions)
-        return error_set(err, "--method kv-closed-form wants --captions FILE: captions, a line each, that the model is to go on drawing as it does.");
+        return error_set(err, "--method kv-closed-form wants --captions FILE: captions, a line each, that "
+                              "the model is to go on drawing as it does.");
     return true;
 }
 
@@ -48,15 +54,17 @@ static bool check_params(const struct train_merge_params *p, struct error *err) 
 static bool cut_lines(struct state *s, const char *path, const char *text, size_t bytes, struct arena *a, struct error *err) {
     size_t lines = 1;
     for (size_t i = 0; i < bytes; i++) lines += text[i] == '\n';
-    if (lines > MAX_CAPTIONS) return error_set(err, "%s has %zu lines; up to %d captions are read.", TEXT_SHOW(path), lines, MAX_CAPTIONS);
+    if (lines > MAX_CAPTIONS)
+        return error_set(err, "%s has %zu lines; up to %d captions are read.", TEXT_SHOW(path), lines,
+                         MAX_CAPTIONS);
     s->captions = arena_alloc_n(a, lines, sizeof *s->captions);
     for (size_t at = 0, end; at < bytes; at = end + 1) {
         for (end = at; end < bytes && text[end] != '\n';) end++;
         size_t n = end - at;
         while (n && (text[at + n - 1] == '\r' || text[at + n - 1] == ' ')) n--;
         if (n > MAX_CAPTION_BYTES || !text_utf8_valid(text + at, n) || memchr(text + at, 0, n))
-            return error_set(err, "%s: line %d is no caption: UTF-8 text of up to %d bytes is needed.", TEXT_SHOW(path), s->n_captions + 1,
-                             MAX_CAPTION_BYTES);
+            return error_set(err, "%s: line %d is no caption: UTF-8 text of up to %d bytes is needed.",
+                             TEXT_SHOW(path), s->n_captions + 1, MAX_CAPTION_BYTES);
         if (n) s->captions[s->n_captions++] = arena_strndup(a, text + at, n);
     }
     return s->n_captions > 0 || error_set(err, "%s holds no caption; give one a line.", TEXT_SHOW(path));
@@ -132,7 +140,8 @@ static bool list_features(struct train_merge *m, struct state *s, const struct p
             files[s->form.n++] = f;
         }
         if (s->form.n == before)
-            return error_set(err, "The prompt \"%s\" has nothing that another LoRA's prompt does not have.", TEXT_SHOW(m->params.prompts[f]));
+            return error_set(err, "The prompt \"%s\" has nothing that another LoRA's prompt does not have.",
+                             TEXT_SHOW(m->params.prompts[f]));
     }
     s->form.features = features, s->form.files = files;
     return true;
@@ -167,7 +176,9 @@ static bool learn(struct train_merge *m, bool plan_only, struct error *err) {
             m->plan.device_bytes += m->e->model->texts[i].params->set->chunk_texels[k] *
                                     (int64_t)tensor_texel_bytes(m->e->model->texts[i].params->set->dtype);
     for (int i = 0; i < m->files[0]->n_modules; i++) m->plan.n_layers += m->files[0]->modules[i].status == LORA_MATCHED;
-    if (!check_params(&m->params, err) || !check_layers(m, err) || !read_captions(s, m->params.captions, m->arena, err)) return false;
+    if (!check_params(&m->params, err) || !check_layers(m, err) ||
+        !read_captions(s, m->params.captions, m->arena, err))
+        return false;
     return plan_only || (open_prompter(m, s, err) && solve(m, s, err));
 }
 
@@ -191,8 +202,13 @@ static char *settings(const struct train_merge *m, struct arena *a) {
 
 const struct train_merger train_merger_closed_form = {
     .merger = {.name = "kv-closed-form",
-               .about = "keys and values that answer each file's caption as that file does, and others as the model does",
+               .about = "keys and values that answer each file's caption as that file does, and others as "
+                        "the model does",
                .takes_rank = true,
                .whole = true,
                .needs_shared = true},
-    .takes = TRAIN_MERGE_PROMPTS | TRAIN_MERGE_CAPTIONS, .learn = learn, .apply = apply, .destroy = destroy, .settings = settings};
+    .takes = TRAIN_MERGE_PROMPTS | TRAIN_MERGE_CAPTIONS,
+    .learn = learn,
+    .apply = apply,
+    .destroy = destroy,
+    .settings = settings};

@@ -9,8 +9,13 @@ static const struct recipe_default defaults[] = {
 };
 
 static bool prepare(struct train_params *p, const struct model *m, struct error *e) {
-    if (p->kind == TRAIN_NONE) return error_set(e, "--recipe pivotal learns a LoRA too; --recipe textual-inversion learns words alone.");
-    return p->n_words > 0 || error_set(e, "--recipe pivotal needs the new word: --token '<new1>=cat', which your captions have.");
+    if (p->kind == TRAIN_NONE)
+        return error_set(
+            e, "--recipe pivotal learns a LoRA too; --recipe textual-inversion learns words alone.");
+    return p->n_words > 0 ||
+           error_set(e,
+                     "--recipe pivotal needs the new word: --token '<new1>=cat', which your captions have.");
 }
 
-const struct recipe recipe_pivotal = {"pivotal", "a new word and a LoRA that learn together (pivotal tuning)", defaults, prepare};
+const struct recipe recipe_pivotal = {"pivotal", "a new word and a LoRA that learn together (pivotal tuning)",
+                                      defaults, prepare};

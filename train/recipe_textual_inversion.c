@@ -8,8 +8,12 @@ static const struct recipe_default defaults[] = {
 };
 
 static bool prepare(struct train_params *p, const struct model *m, struct error *e) {
-    if (p->kind != TRAIN_NONE) return error_set(e, "--recipe textual-inversion learns words alone; --recipe pivotal learns a LoRA with them.");
-    return p->n_words > 0 || error_set(e, "--recipe textual-inversion needs the new word: --token '<new1>=cat', which your captions have.");
+    if (p->kind != TRAIN_NONE)
+        return error_set(
+            e, "--recipe textual-inversion learns words alone; --recipe pivotal learns a LoRA with them.");
+    return p->n_words > 0 || error_set(e, "--recipe textual-inversion needs the new word: --token "
+                                          "'<new1>=cat', which your captions have.");
 }
 
-const struct recipe recipe_textual_inversion = {"textual-inversion", "a new word for what the pictures show, without a LoRA", defaults, prepare};
+const struct recipe recipe_textual_inversion = {
+    "textual-inversion", "a new word for what the pictures show, without a LoRA", defaults, prepare};

@@ -16,38 +16,50 @@ enum { MAX_NAME_BYTES = 64 };
 static bool check_name(const struct trainer *t, const char *name, struct error *err) {
     size_t n = strlen(name);
     if (!n || n > MAX_NAME_BYTES || !text_utf8_valid(name, n) || strpbrk(name, " \t\n./\\=,:"))
-        return error_set(err, "--token %s: a new word has 1 to %d bytes without spaces and . / \\ = , : as in <new1>.", TEXT_SHOW(name),
-                         MAX_NAME_BYTES);
+        return error_set(
+            err, "--token %s: a new word has 1 to %d bytes without spaces and . / \\ = , : as in <new1>.",
+            TEXT_SHOW(name), MAX_NAME_BYTES);
     for (int i = 0; i < t->e->model->n_texts; i++) {
         int32_t id;
         size_t tokens = tokenizer_encode(t->e->model->texts[i].tokenizer, name, &id, 1);
         if (tokens == 1)
-            return error_set(err, "--token %s: the model already has this word (token %d); choose one that is not in its vocabulary, such "
-                             "as <%s>.", TEXT_SHOW(name), (int)id, TEXT_SHOW(name));
-        if (!tokens) return error_set(err, "--token %s: the tokenizer sees nothing in this word; choose another.", TEXT_SHOW(name));
+            return error_set(err,
+                             "--token %s: the model already has this word (token %d); choose one that is not "
+                             "in its vocabulary, such "
+                             "as <%s>.",
+                             TEXT_SHOW(name), (int)id, TEXT_SHOW(name));
+        if (!tokens)
+            return error_set(err, "--token %s: the tokenizer sees nothing in this word; choose another.",
+                             TEXT_SHOW(name));
     }
     return true;
 }
 
 static bool check_words(const struct trainer *t, struct error *err) {
     const struct train_params *p = &t->params;
-    if (p->n_words > TRAIN_MAX_WORDS) return error_set(err, "At most %d new words can be learned at once, not %d.", TRAIN_MAX_WORDS, p->n_words);
+    if (p->n_words > TRAIN_MAX_WORDS)
+        return error_set(err, "At most %d new words can be learned at once, not %d.", TRAIN_MAX_WORDS,
+                         p->n_words);
     for (int i = 0; i < p->n_words; i++) {
         if (p->words[i].n < 1 || p->words[i].n > TRAIN_MAX_VECTORS || p->words[i].n > t->tokens - 2)
-            return error_set(err, "--token-vectors must be from 1 to %d.", t->tokens - 2 < TRAIN_MAX_VECTORS ? t->tokens - 2 : TRAIN_MAX_VECTORS);
+            return error_set(err, "--token-vectors must be from 1 to %d.",
+                             t->tokens - 2 < TRAIN_MAX_VECTORS ? t->tokens - 2 : TRAIN_MAX_VECTORS);
         if (!check_name(t, p->words[i].name, err)) return false;
         for (int k = 0; k < i; k++)
-            if (!strcmp(p->words[i].name, p->words[k].name)) return error_set(err, "--token %s is given twice.", TEXT_SHOW(p->words[i].name));
+            if (!strcmp(p->words[i].name, p->words[k].name))
+                return error_set(err, "--token %s is given twice.", TEXT_SHOW(p->words[i].name));
     }
     return true;
 }
 
 /* ---- Captions ---- */
 
-static struct prompt_chunk *cut_caption(const struct trainer *t, int which, const char *caption, struct arena *a, struct prompt_chunks *chunks) {
+static struct prompt_chunk *cut_caption(const struct trainer *t, int which, const char *caption,
+                                        struct arena *a, struct prompt_chunks *chunks) {
     struct prompt_run run = {caption, 1, false};
     struct prompt_runs runs = {&run, 1};
-    struct prompt_chunk_params cp = {.tokenizer = t->e->model->texts[which].tokenizer, .words = t->words.names, .n_words = t->words.n};
+    struct prompt_chunk_params cp = {
+        .tokenizer = t->e->model->texts[which].tokenizer, .words = t->words.names, .n_words = t->words.n};
     prompt_chunk(a, &runs, &cp, chunks);
     return chunks->items;
 }
@@ -87,7 +99,9 @@ static bool check_captions(const struct trainer *t, struct error *err) {
         while (i < own->n && !caption_has(t, own->samples[i].caption, w)) i++;
         if (i < own->n) continue;
         const char *name = t->params.words[w].name;
-        return error_set(err, "No caption has the new word %s: put it into them, for example with --caption 'a %s' for pictures without one.",
+        return error_set(err,
+                         "No caption has the new word %s: put it into them, for example with --caption 'a "
+                         "%s' for pictures without one.",
                          TEXT_SHOW(name), TEXT_SHOW(name));
     }
     return true;
@@ -95,7 +109,8 @@ static bool check_captions(const struct trainer *t, struct error *err) {
 
 /* ---- The start ---- */
 
-static bool init_ids(const struct trainer *t, int which, const struct train_word *word, int32_t ids[TRAIN_MAX_VECTORS], int *n, struct error *err) {
+static bool init_ids(const struct trainer *t, int which, const struct train_word *word,
+                     int32_t ids[TRAIN_MAX_VECTORS], int *n, struct error *err) {
     struct arena *a = arena_create(NULL);
     char *copy = arena_strdup(a, word->init), *rest = NULL;
     bool ok = true;
@@ -104,14 +119,19 @@ static bool init_ids(const struct trainer *t, int which, const struct train_word
         int32_t id = 0;
         size_t tokens = tokenizer_encode(t->e->model->texts[which].tokenizer, w, &id, 1);
         if (tokens != 1)
-            ok = error_set(err, "--token %s=%s: \"%s\" is %zu tokens to the model; begin with words that are one, such as a class: cat, person, "
-                           "toy.", TEXT_SHOW(word->name), TEXT_SHOW(word->init), TEXT_SHOW(w), tokens);
+            ok = error_set(err,
+                           "--token %s=%s: \"%s\" is %zu tokens to the model; begin with words that are one, "
+                           "such as a class: cat, person, "
+                           "toy.",
+                           TEXT_SHOW(word->name), TEXT_SHOW(word->init), TEXT_SHOW(w), tokens);
         else if (*n == word->n)
-            ok = error_set(err, "--token %s=%s: that is more words than the %d vector%s of --token-vectors.", TEXT_SHOW(word->name),
-                           TEXT_SHOW(word->init), word->n, word->n == 1 ? "" : "s");
+            ok = error_set(err, "--token %s=%s: that is more words than the %d vector%s of --token-vectors.",
+                           TEXT_SHOW(word->name), TEXT_SHOW(word->init), word->n, word->n == 1 ? "" : "s");
         else ids[(*n)++] = id;
     }
-    if (ok && !*n) ok = error_set(err, "--token %s= names no word to begin with; leave the = away to begin by chance.", TEXT_SHOW(word->name));
+    if (ok && !*n)
+        ok = error_set(err, "--token %s= names no word to begin with; leave the = away to begin by chance.",
+                       TEXT_SHOW(word->name));
     arena_destroy(&a);
     return ok;
 }
@@ -129,7 +149,8 @@ static void place_start(float *rows, const float *vector, int width, int total, 
     for (int c = 0; c < width; c++) rows[(size_t)c * (size_t)total + (size_t)column] = vector[c];
 }
 
-static bool start_word(const struct trainer *t, int which, int w, const float *table, struct rng *rng, float *rows, struct error *err) {
+static bool start_word(const struct trainer *t, int which, int w, const float *table, struct rng *rng,
+                       float *rows, struct error *err) {
     const struct clip_config *cfg = &t->e->model->texts[which].cfg;
     const struct train_word *word = &t->params.words[w];
     size_t width = (size_t)cfg->width;
@@ -156,7 +177,8 @@ static bool start_tower(struct trainer *t, int which, struct lora_stack *stack, 
     const struct model_text *text = &t->e->model->texts[which];
     size_t width = (size_t)text->cfg.width, numbers = (size_t)text->cfg.vocabulary * width;
     int slot = nn_params_find(text->params, "text_model.embeddings.token_embedding.weight");
-    float *rows = arena_alloc_n(stack->arena, width, (size_t)t->words.total * sizeof *rows), *table = malloc(numbers * sizeof *table);
+    float *rows = arena_alloc_n(stack->arena, width, (size_t)t->words.total * sizeof *rows),
+          *table = malloc(numbers * sizeof *table);
     struct rng rng; /* its own: the LoRA's start is the same with and without new words */
     rng_seed(&rng, t->params.seed ^ 0x40000000u);
     bool ok = table != NULL || error_set(err, "The host has no memory left for the table of words.");
@@ -253,7 +275,8 @@ bool train_words_read(struct trainer *t, struct embedding_list *list, struct err
     struct arena *a = list->arena;
     list->items = arena_alloc_n(a, (size_t)words->n + 1, sizeof *list->items);
     list->n = list->cap = words->n;
-    for (int w = 0; w < words->n; w++) list->items[w] = (struct embedding){.word = words->names[w].name, .n = words->names[w].n};
+    for (int w = 0; w < words->n; w++)
+        list->items[w] = (struct embedding){.word = words->names[w].name, .n = words->names[w].n};
     for (int i = 0; words->n && i < t->e->model->n_texts; i++) {
         size_t width = (size_t)t->e->model->texts[i].cfg.width, total = (size_t)words->total;
         float *rows = arena_alloc_n(a, width, total * sizeof *rows);
@@ -268,9 +291,11 @@ bool train_words_read(struct trainer *t, struct embedding_list *list, struct err
     return true;
 }
 
-static void add_vectors(const struct trainer *t, const struct embedding *word, const char *const names[EMBEDDING_TOWERS], struct st_writer *w) {
+static void add_vectors(const struct trainer *t, const struct embedding *word,
+                        const char *const names[EMBEDDING_TOWERS], struct st_writer *w) {
     for (int i = 0; i < t->e->model->n_texts; i++)
-        st_writer_add_f32(w, names[i], ST_F32, 2, (const int64_t[]){word->n, t->e->model->texts[i].cfg.width}, word->vectors[i]);
+        st_writer_add_f32(w, names[i], ST_F32, 2, (const int64_t[]){word->n, t->e->model->texts[i].cfg.width},
+                          word->vectors[i]);
 }
 
 void train_words_bundle(const struct trainer *t, const struct embedding_list *list, struct st_writer *w) {
@@ -278,7 +303,8 @@ void train_words_bundle(const struct trainer *t, const struct embedding_list *li
     const char *const *tails = t->e->model->n_texts > 1 ? two : one, *names[EMBEDDING_TOWERS] = {0};
     struct arena *a = arena_create(NULL);
     for (int k = 0; k < list->n; k++) {
-        for (int i = 0; i < t->e->model->n_texts; i++) names[i] = arena_printf(a, "bundle_emb.%s.%s", list->items[k].word, tails[i]);
+        for (int i = 0; i < t->e->model->n_texts; i++)
+            names[i] = arena_printf(a, "bundle_emb.%s.%s", list->items[k].word, tails[i]);
         add_vectors(t, &list->items[k], names, w);
     }
     arena_destroy(&a);
@@ -291,5 +317,8 @@ void train_words_save(const struct trainer *t, const struct embedding_list *list
         return;
     }
     for (int k = 0; k < list->n; k++)
-        add_vectors(t, &list->items[k], two ? (const char *const[]){"clip_l", "clip_g"} : (const char *const[]){list->items[k].word, NULL}, w);
+        add_vectors(t, &list->items[k],
+                    two ? (const char *const[]){"clip_l", "clip_g"}
+                        : (const char *const[]){list->items[k].word, NULL},
+                    w);
 }
