@@ -4,12 +4,12 @@
 Trains assets/subjects/ink-mushroom as "A [v]" with assets/recipes/b-lora.json. Draws, from the same seeds, with the style part
 alone (--style) and with the content part alone (--content):
 
-    style     20 other things as "A [v] NAME": measure.style_distance to the picture; the style part should come nearer
-    content   20 times the picture's own thing, "A COLOUR [v], flat" and ", noto": measure.content_distance to the picture
-              (silhouette and edges, no colour); the content part should stay nearer
+    style     20 other things as "A [v] NAME" (--form): measure.style_distance to the picture; the style part should come nearer
+    content   20 times the picture's own thing, "A [v], WORD", WORD being a style, a colour or a matter:
+              measure.content_distance to the picture (silhouette and edges, no colour); the content part should stay nearer
 
-Three seeds each. Printed: both means, their paired difference over prompts, its standard error; both differences should be beyond twice
-that. The base model's distances beside them.
+Three seeds each. Printed: both means, their paired difference over prompts, its standard error; both differences should be
+beyond twice that. The base model's distances beside them.
 
     python3 tools/methods/blora.py --sheet docs/gallery/b-lora.png
 """
@@ -19,9 +19,9 @@ import measure as m
 
 THINGS = ["umbrella", "cat face", "rocket", "guitar", "key", "fish", "house", "owl", "teapot", "bell", "sailboat", "strawberry",
           "cactus", "crown", "airplane", "sunflower", "red apple", "t shirt", "light bulb", "butterfly"]
-COLOURS = ["", "red ", "blue ", "green ", "purple ", "black ", "white ", "happy ", "small ", "new "]
-STYLE_PROMPTS = [f"A [v] {thing}" for thing in THINGS]
-CONTENT_PROMPTS = [f"A {colour}[v], {style}" for style in ("flat", "noto") for colour in COLOURS]
+WORDS = ["flat", "noto", "red", "blue", "green", "purple", "black", "white", "ice", "fire", "water", "snow", "rose", "lemon", "lime",
+         "brick", "honey", "rainbow", "sparkles", "bone"]  # all of them known to the model
+CONTENT_PROMPTS = [f"A [v], {word}" for word in WORDS]
 SEEDS, PICTURE = 3, m.ROOT / "assets" / "subjects" / "ink-mushroom"
 
 
@@ -40,19 +40,23 @@ def report(name, drawn, measure, references, nearer, other):
 
 
 def main():
-    args = m.arguments(__doc__, "b-lora").parse_args()
+    parser = m.arguments(__doc__, "b-lora")
+    parser.add_argument("--form", default="A [v] {}", help="of the prompts with other things")
+    parser.add_argument("--strength", type=float, default=1, help="of both parts; another form or strength wants another --work")
+    args = parser.parse_args()
+    style_prompts = [args.form.format(thing) for thing in THINGS]
     studio = m.Studio(args.work, args.atelier, args.model, args.steps, args.cfg)
     lora = studio.train("b-lora", "--config", m.ROOT / "assets" / "recipes" / "b-lora.json", "--data", PICTURE, "--instance-prompt", "A [v]",
                         "--seed", args.seed)
-    models = {"base": [], "style": ["--style", f"{lora}"], "content": ["--content", f"{lora}"]}
-    things = {k: studio.draw(f"style-{k}", STYLE_PROMPTS, SEEDS, options=o) for k, o in models.items()}
+    models = {"base": [], "style": ["--style", f"{lora}:{args.strength:g}"], "content": ["--content", f"{lora}:{args.strength:g}"]}
+    things = {k: studio.draw(f"style-{k}", style_prompts, SEEDS, options=o) for k, o in models.items()}
     own = {k: studio.draw(f"content-{k}", CONTENT_PROMPTS, SEEDS, options=o) for k, o in models.items()}
     picture = m.read_folder(PICTURE)
     good = report("style", things, m.style_distance, m.mean_features([m.style_features(p) for p in picture]), "style", "content")
     good &= report("content", own, m.content_distance, [m.content_features(p) for p in picture], "content", "style")
     if args.sheet:
         rows, down = [[picture[0]]], ["(the picture)"]
-        for prompts, drawn, some in ((CONTENT_PROMPTS, own, (0, 2, 10, 13)), (STYLE_PROMPTS, things, (0, 1, 2, 4, 7, 8))):
+        for prompts, drawn, some in ((CONTENT_PROMPTS, own, (0, 1, 2, 9)), (style_prompts, things, (0, 1, 2, 4, 7, 8))):
             rows += [[drawn[k][i][s] for k in models for s in range(2)] for i in some]
             down += [prompts[i] for i in some]
         m.sheet(args.sheet, rows, [f"{k} {s + 1}" for k in models for s in range(2)], down, side=84)
