@@ -50,8 +50,8 @@ bool generator_run(struct generator *g, const struct generate_picture *p, const 
                    struct error *err);
 /* n pictures at once, every one with its own prompts, seed and strengths; rgb[n], each as above. Their init images, if any, are
  * given to all, with one strength. Neighbours that cannot share a tape (guide_goes_with) are drawn in turn. Each picture is the one that
- * generator_run draws alone with only its LoRAs: the same bytes on the CPU device, elsewhere wherever kernels do not add in another
- * order at another size. */
+ * generator_run draws alone with only its LoRAs: the same bytes wherever kernels do not add in another order at another size, else to
+ * the last bits (docs/compose.md). */
 bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,
                          uint8_t *const *rgb, struct error *err);
 /* Result of the last run, of a batch the last picture's, as the UNet knows latents, [channels][h/f][w/f]. */

@@ -1,5 +1,5 @@
 /* Pictures drawn at once, each with its own LoRA, prompt, seed and init image, beside the same pictures drawn alone with that LoRA only: the
- * same bytes. */
+ * same bytes on these models, whose kernels do not depend on the batch's size. */
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
