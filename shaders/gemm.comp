@@ -62,13 +62,12 @@ void main() {
                 // Lanes a quad apart follow each other: their broadcasts share an instruction.
                 [[unroll]] for (int n = 0; n < PER_FRAG; n++) {
                     int i = PER_FRAG < 4 ? n : n % QUADS * 4 + n / QUADS;
-                    vec4 sum = vec4(0);
+                    vec4 sum = acc[f * LANES + i]; // one use of acc a round: it lives in memory
                     [[unroll]] for (int c = 0; c < 4; c++) {
                         vec4 bb = TRANS == 1 ? bv[c] : vec4(bv[0][c], bv[1][c], bv[2][c], bv[3][c]);
-                        vec4 t = subgroupShuffle(a[f][c], uint(i)) * bb;
-                        sum = c == 0 ? t : sum + t;
+                        sum += subgroupShuffle(a[f][c], uint(i)) * bb; // term by term as gemm_tall: the same bytes at any batch
                     }
-                    acc[f * LANES + i] += sum; // one use of acc a round: it lives in memory
+                    acc[f * LANES + i] = sum;
                 }
                 a[f] = ahead;
             }
