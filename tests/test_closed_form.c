@@ -13,6 +13,7 @@
 #include "io/png.h"
 #include "lora/closed_form.h"
 #include "lora/delta.h"
+#include "train/concept.h"
 #include "train/merger.h"
 
 static double *doubles(struct arena *a, const float *x, size_t n) {
@@ -149,6 +150,32 @@ static void test_merge(void **state) {
     lora_keys_destroy(&keys);
 }
 
+/* Methods that look at what LoRAs show read their files' own words, too. */
+static void test_concepts(void **state) {
+    struct error e = {{0}};
+    struct concept plain, own;
+    struct lora_model layers = adapter_lora_model(runs_engine->model);
+    struct lora_keys *keys = lora_keys_create(&layers);
+    struct lora_file *file = lora_file_open(runs_path("one/lora.safetensors"), keys, &e);
+    struct embedding_list words = {.arena = runs_arena};
+    if (!file || !adapter_words_load(runs_engine->model, &file, 1, &words, &e)) fail_msg("%s", e.text);
+    struct concept_params p = {.prompt = "the <new1> fox", .n_drawn = 1, .steps = 1, .cfg = 1, .side = RUNS_SIDE};
+    assert_true(concept_show(runs_engine, &p, runs_arena, &plain, &e));
+    p.words = &words;
+    assert_true(concept_show(runs_engine, &p, runs_arena, &own, &e));
+    struct prompter_params pp = {.words = &words};
+    struct prompter *prompter = prompter_create(runs_engine, &pp, &e);
+    struct prompt_context context;
+    assert_true(prompter_encode(prompter, &p.prompt, 1, NULL, runs_arena, &context, &e));
+    size_t bytes = (size_t)model_window(runs_engine->model) * (size_t)model_context_dim(runs_engine->model) * sizeof(float);
+    assert_memory_equal(own.contexts, context.rows, bytes);
+    assert_memory_not_equal(own.contexts, plain.contexts, bytes);
+    assert_memory_not_equal(own.latents, plain.latents, own.n_latent * sizeof(float));
+    prompter_destroy(&prompter);
+    lora_file_close(&file);
+    lora_keys_destroy(&keys);
+}
+
 static void refused(struct train_merge_params *p, const char *words) {
     struct lora_merge_result r;
     struct error e = {{0}};
@@ -184,7 +211,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge), cmocka_unit_test(test_concepts),
                                        cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -11,12 +11,11 @@ void concept_time_ids(int side, float dst[6]) {
     for (int i = 0; i < 6; i++) dst[i] = i == 2 || i == 3 ? 0 : (float)side;
 }
 
-bool concept_encode(struct engine *e, const struct adapter *adapter, const float *strength, const struct concept *c, struct arena *a,
+bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c, struct arena *a,
                     float **contexts, float **pooled, struct error *err) {
     size_t tokens = (size_t)model_window(e->model), each = tokens * (size_t)model_context_dim(e->model);
     size_t n_pooled = (size_t)model_pooled_dim(e->model);
-    struct prompter_params pp = {.adapter = adapter};
-    struct prompter *p = prompter_create(e, &pp, err);
+    struct prompter *p = prompter_create(e, pp, err);
     if (!p) return false;
     struct arena *scratch = arena_create(NULL);
     struct prompt_context *found = arena_alloc_n(scratch, (size_t)c->n, sizeof *found);
@@ -72,7 +71,7 @@ static bool read_pictures(struct engine *e, const struct concept_params *p, stru
 }
 
 static bool draw_pictures(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err) {
-    struct generate_params gp = {.w = p->side, .h = p->side, .steps = p->steps, .cfg = p->cfg, .adapter = p->adapter};
+    struct generate_params gp = {.w = p->side, .h = p->side, .steps = p->steps, .cfg = p->cfg, .adapter = p->adapter, .words = p->words};
     allocate(e, p, p->n_drawn, a, out);
     struct generator *g = generator_create(e, &gp, err);
     size_t c = (size_t)e->model->vae.latent_channels, pixels = out->n_latent / c;
@@ -93,5 +92,5 @@ static bool draw_pictures(struct engine *e, const struct concept_params *p, stru
 bool concept_show(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err) {
     *out = (struct concept){0};
     return (p->data ? read_pictures : draw_pictures)(e, p, a, out, err) &&
-           concept_encode(e, p->adapter, p->strength, out, a, &out->contexts, &out->pooled, err);
+           concept_encode(e, &(struct prompter_params){.adapter = p->adapter, .words = p->words}, p->strength, out, a, &out->contexts, &out->pooled, err);
 }

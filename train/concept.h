@@ -3,6 +3,7 @@
 #define ATELIER_TRAIN_CONCEPT_H
 
 #include "engine/adapter.h"
+#include "engine/prompt.h"
 
 struct schedule;
 struct rng;
@@ -16,6 +17,7 @@ struct concept_params {
     float cfg;
     uint64_t seed;  /* of the first; the others follow */
     int side;       /* pixels */
+    const struct embedding_list *words; /* learnt words of the LoRAs; NULL: none */
 };
 struct concept {
     int n;          /* pictures */
@@ -28,7 +30,7 @@ struct concept {
 /* Reads or draws the pictures and encodes the texts. Memory from a. False with a sentence, or when interrupted. */
 bool concept_show(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err);
 /* The texts again, under other strengths. */
-bool concept_encode(struct engine *e, const struct adapter *adapter, const float *strength, const struct concept *c, struct arena *a,
+bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c, struct arena *a,
                     float **contexts, float **pooled, struct error *err);
 /* What SDXL is told of a square picture. */
 void concept_time_ids(int side, float dst[6]);

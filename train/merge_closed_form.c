@@ -14,7 +14,6 @@
 enum { AT_ONCE = 16, MAX_CAPTIONS = 100000, MAX_CAPTION_BYTES = 4096, MAX_FILE_BYTES = 1 << 26 };
 
 struct state {
-    struct embedding_list words;
     struct prompter *prompter;
     struct lora_closed_form form;
     const char **captions; /* for regularisation */
@@ -148,9 +147,8 @@ static bool list_features(struct train_merge *m, struct state *s, const struct p
 }
 
 static bool open_prompter(struct train_merge *m, struct state *s, struct error *err) {
-    s->words.arena = m->arena;
-    if (!adapter_words_load(m->e->model, m->files, m->params.n, &s->words, err)) return false;
-    struct prompter_params pp = {.words = &s->words};
+    if (!train_merge_words(m, err)) return false;
+    struct prompter_params pp = {.words = &m->words};
     return (s->prompter = prompter_create(m->e, &pp, err)) != NULL;
 }
 

@@ -225,13 +225,22 @@ static bool apply(void *ctx, int file, const struct lora_module *module, float *
     return !os_interrupted() || error_set(err, "Stopped before the LoRAs were merged; nothing was written.");
 }
 
+/* What text encoders read is watched without learnt words. */
+static bool words_fit(const struct train_merge *m, const struct state *s, struct error *err) {
+    for (int i = 0; m->words.n && i < s->n_layers; i++)
+        if (s->layers[i].part != LORA_UNET)
+            return error_set(err, "The LoRAs bring words of their own (\"%s\") and change the text encoder too: gradient-fusion does not read "
+                                  "such words there; use --method ziplora or sum.", m->words.items[0].word);
+    return true;
+}
+
 static bool learn(struct train_merge *m, bool plan_only, struct error *err) {
     struct state *s = m->state = arena_alloc(m->arena, sizeof *s);
     s->group = -1;
     s->inputs = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *s->inputs);
     s->watches = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *s->watches);
     s->grams = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *s->grams);
-    if (!list_layers(m, s, err)) return false;
+    if (!list_layers(m, s, err) || !train_merge_words(m, err) || !words_fit(m, s, err)) return false;
     if (plan_only) {
         if (!(m->adapter = adapter_open(m->e, m->params.loras, m->params.n, err))) return false;
     } else if (!train_merge_show(m, err)) {

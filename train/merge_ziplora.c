@@ -99,12 +99,13 @@ static bool encode_merged(struct train_merge *m, struct state *s, struct error *
     float *all = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *all);
     s->contexts = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *s->contexts);
     s->pooled = arena_alloc_n(m->arena, (size_t)m->params.n, sizeof *s->pooled);
+    struct prompter_params pp = {.adapter = m->adapter, .words = &m->words};
     train_merge_strengths(m, -1, all);
     for (int i = 0; i < m->params.n; i++) {
         struct concept *c = &m->concepts[i];
         s->contexts[i] = c->contexts, s->pooled[i] = c->pooled;
         if (adapter_touches_text(m->adapter) &&
-            !concept_encode(m->e, m->adapter, all, c, m->arena, &s->contexts[i], &s->pooled[i], err))
+            !concept_encode(m->e, &pp, all, c, m->arena, &s->contexts[i], &s->pooled[i], err))
             return false;
     }
     return true;

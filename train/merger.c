@@ -43,16 +43,21 @@ bool train_merge_report(const struct train_merge *m, const struct train_merge_pr
 
 void train_merge_release(struct train_merge *m) { adapter_close(&m->adapter); }
 
+bool train_merge_words(struct train_merge *m, struct error *err) {
+    m->words.arena = m->arena;
+    return adapter_words_load(m->e->model, m->files, m->params.n, &m->words, err);
+}
+
 bool train_merge_show(struct train_merge *m, struct error *err) {
     const struct train_merge_params *p = &m->params;
-    if (!(m->adapter = adapter_open(m->e, p->loras, p->n, err))) return false;
+    if (!(m->words.n || train_merge_words(m, err)) || !(m->adapter = adapter_open(m->e, p->loras, p->n, err))) return false;
     m->concepts = arena_alloc_n(m->arena, (size_t)p->n, sizeof *m->concepts);
     for (int i = 0; i < p->n; i++) {
         float *strength = arena_alloc_n(m->arena, (size_t)p->n, sizeof *strength);
         train_merge_strengths(m, i, strength);
         struct concept_params c = {.adapter = m->adapter, .strength = strength, .data = p->data ? p->data[i] : NULL, .caption = p->caption,
                                    .prompt = p->prompts ? p->prompts[i] : NULL, .n_drawn = p->pictures, .steps = p->draw_steps,
-                                   .cfg = p->draw_cfg, .seed = p->seed, .side = m->side};
+                                   .cfg = p->draw_cfg, .seed = p->seed, .side = m->side, .words = &m->words};
         if (!concept_show(m->e, &c, m->arena, &m->concepts[i], err)) return false;
     }
     return true;

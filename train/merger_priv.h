@@ -3,6 +3,7 @@
 #include "engine/adapter.h"
 #include "engine/memory.h"
 #include "lora/file.h"
+#include "textenc/embedding.h"
 #include "train/concept.h"
 #include "train/merger.h"
 
@@ -15,12 +16,14 @@ struct train_merge {
     struct adapter *adapter;  /* every LoRA; NULL once train_merge_release was called */
     struct schedule *schedule;
     int side, lw, lh, tokens; /* pixels; latent pixels */
+    struct embedding_list words; /* what the LoRAs' files bring along, after train_merge_words */
     struct concept *concepts; /* [n], after train_merge_show */
     struct train_merge_plan plan;
     void *state;              /* the method's */
 };
 /* Strengths with one LoRA's own weight and 0 for the others; lora -1: everybody's. dst[n]. */
 void train_merge_strengths(const struct train_merge *m, int lora, float *dst);
+bool train_merge_words(struct train_merge *m, struct error *err);
 /* Opens the adapter and looks at every concept. */
 bool train_merge_show(struct train_merge *m, struct error *err);
 /* The adapter leaves the device. */
