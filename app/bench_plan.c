@@ -8,8 +8,8 @@ enum { TOKENS = 77, RANK = 16, TILE = 512 };
 static double mb(int64_t bytes) { return (double)bytes / 1e6; }
 
 static void print_head(void) {
-    printf("%-34s %9s %9s %9s %9s %9s %9s   %s\n", "MB (1e6 bytes)", "total", "weights", "adapter", "grads", "moments", "activ.",
-           "most is live at");
+    printf("%-34s %9s %9s %9s %9s %9s %9s   %s\n", "MB (1e6 bytes)", "total", "weights", "adapter", "grads", "moments",
+           "activ.", "most is live at");
 }
 
 static void print_row(const char *name, const struct footprint *f) {
@@ -17,7 +17,8 @@ static void print_row(const char *name, const struct footprint *f) {
            mb(f->gradients), mb(f->moments), mb(f->activations + f->io + f->prepared), f->peak);
 }
 
-static bool plan_unet(struct gpu_device *dev, const struct footprint_family *family, enum tensor_dtype weights, struct error *e) {
+static bool plan_unet(struct gpu_device *dev, const struct footprint_family *family, enum tensor_dtype weights,
+                      struct error *e) {
     int side = family->side / vae_config_factor(&family->vae);
     struct footprint_params p = {.n = 2, .w = side, .h = side, .tokens = TOKENS, .weights = weights, .no_prepare = true};
     struct footprint f;
@@ -29,7 +30,8 @@ static bool plan_unet(struct gpu_device *dev, const struct footprint_family *fam
     for (int remat = 0; remat < 2; remat++) {
         p.remat = remat;
         if (!footprint_unet(dev, &family->unet, &p, &f, e)) return false;
-        snprintf(name, sizeof name, "LoRA step %d, %s%s", family->side, tensor_dtype_names[weights], remat ? ", recompute" : "");
+        snprintf(name, sizeof name, "LoRA step %d, %s%s", family->side, tensor_dtype_names[weights],
+                 remat ? ", recompute" : "");
         print_row(name, &f);
     }
     return true;
@@ -42,7 +44,8 @@ static bool plan_vae(struct gpu_device *dev, const struct footprint_family *fami
     for (int f32 = !half; f32 < 2; f32++)
         for (int side = family->side; side; side = side > TILE ? TILE : 0) {
             if (!footprint_vae(dev, &family->vae, false, f32, side, side, &f, e)) return false;
-            snprintf(name, sizeof name, "decode %s%d, %s", side < family->side ? "in tiles of " : "", side, f32 ? "f32" : "f16");
+            snprintf(name, sizeof name, "decode %s%d, %s", side < family->side ? "in tiles of " : "", side,
+                     f32 ? "f32" : "f16");
             print_row(name, &f);
         }
     return true;

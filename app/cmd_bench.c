@@ -28,7 +28,8 @@ static const struct option rows[] = {
     {"checkpointing", OPTION_FLAG, FIELD(checkpointing), NULL, "recompute activations in the training step"},
     {"side", OPTION_INT, FIELD(side), "N", "latents of the UNet items, N x N (64 for prediction, 32 for training)", 8, 256},
     {"lean", OPTION_FLAG, FIELD(lean), NULL, "UNet items without prepared weights: less memory"},
-    {"plan", OPTION_FLAG, FIELD(plan), NULL, "run nothing; print the memory that SD1.5 and SDXL take on a device\nof this class (--class gpu: on graphics cards)"},
+    {"plan", OPTION_FLAG, FIELD(plan), NULL,
+     "run nothing; print the memory that SD1.5 and SDXL take on a device\nof this class (--class gpu: on graphics cards)"},
     {"json", OPTION_FLAG, FIELD(json), NULL, "print JSON"},
     {"load", OPTION_TEXT, FIELD(load), "MODEL", "only time how long this model takes to load, every part of it"},
 };
@@ -54,8 +55,8 @@ struct bench {
 static bool wanted(const struct bench *b, const char *name) { return !b->o->only || strstr(name, b->o->only); }
 
 static json_t *result_json(const char *name, const struct bench_result *r) {
-    return json_pack("{s:s,s:f,s:f,s:i,s:f,s:f}", "name", name, "ms", r->best * 1e3, "median_ms", r->median * 1e3, "runs", r->runs, "gflop",
-                     r->flops * 1e-9, "gflops", r->flops / r->best * 1e-9);
+    return json_pack("{s:s,s:f,s:f,s:i,s:f,s:f}", "name", name, "ms", r->best * 1e3, "median_ms", r->median * 1e3, "runs",
+                     r->runs, "gflop", r->flops * 1e-9, "gflops", r->flops / r->best * 1e-9);
 }
 
 static bool run_op(struct bench *b, const struct item *it, struct error *e) {
@@ -73,17 +74,19 @@ static bool run_op(struct bench *b, const struct item *it, struct error *e) {
 }
 
 static void print_unet(const char *name, const struct bench_unet_result *r) {
-    char bytes[COMMON_BYTES_TEXT], act[COMMON_BYTES_TEXT], prep[COMMON_BYTES_TEXT], rss[COMMON_BYTES_TEXT], weights[COMMON_BYTES_TEXT];
+    char bytes[COMMON_BYTES_TEXT], act[COMMON_BYTES_TEXT], prep[COMMON_BYTES_TEXT], rss[COMMON_BYTES_TEXT],
+        weights[COMMON_BYTES_TEXT];
     printf("%-28s %9.1f %9.1f %8.1f\n", name, r->time.best * 1e3, r->time.median * 1e3, r->time.flops / r->time.best * 1e-9);
     printf("  %.0f M weights, %.0f GFLOP; device peak %s (weights %s, prepared %s, activations %s), process peak %s\n",
-           (double)r->n_weights * 1e-6, r->time.flops * 1e-9, common_bytes_text(r->peak_bytes, bytes), common_bytes_text(r->weight_bytes, weights),
-           common_bytes_text(r->prepared_bytes, prep), common_bytes_text(r->activation_bytes, act),
-           common_bytes_text((int64_t)os_memory_peak_rss(), rss));
+           (double)r->n_weights * 1e-6, r->time.flops * 1e-9, common_bytes_text(r->peak_bytes, bytes),
+           common_bytes_text(r->weight_bytes, weights), common_bytes_text(r->prepared_bytes, prep),
+           common_bytes_text(r->activation_bytes, act), common_bytes_text((int64_t)os_memory_peak_rss(), rss));
     double all = 0;
     for (int i = 0; i < r->n_shares; i++) all += r->shares[i].seconds;
     for (int i = 0; i < r->n_shares; i++) {
         const struct bench_share *s = &r->shares[i];
-        printf("  %5.1f%% %9.1f ms %6d nodes  %-14s %-16s", 100 * s->seconds / all, s->seconds * 1e3, s->nodes, s->op, s->variant);
+        printf("  %5.1f%% %9.1f ms %6d nodes  %-14s %-16s", 100 * s->seconds / all, s->seconds * 1e3, s->nodes, s->op,
+               s->variant);
         if (s->flops > 0) printf(" %7.1f GFLOP/s", s->flops / s->seconds * 1e-9);
         printf("\n");
     }
@@ -98,8 +101,8 @@ static json_t *unet_json(const char *name, const struct bench_unet_result *r) {
     json_object_set_new(o, "peak_rss_mib", json_real((double)os_memory_peak_rss() / 1048576));
     for (int i = 0; i < r->n_shares; i++) {
         const struct bench_share *s = &r->shares[i];
-        json_array_append_new(shares, json_pack("{s:s,s:s,s:f,s:i,s:f}", "op", s->op, "kernel", s->variant, "ms", s->seconds * 1e3, "nodes",
-                                                s->nodes, "gflop", s->flops * 1e-9));
+        json_array_append_new(shares, json_pack("{s:s,s:s,s:f,s:i,s:f}", "op", s->op, "kernel", s->variant, "ms",
+                                                s->seconds * 1e3, "nodes", s->nodes, "gflop", s->flops * 1e-9));
     }
     json_object_set_new(o, "shares", shares);
     return o;
@@ -108,8 +111,8 @@ static json_t *unet_json(const char *name, const struct bench_unet_result *r) {
 static bool run_unet(struct bench *b, const char *name, bool training, struct error *e) {
     static struct bench_unet_result r;
     struct unet_config cfg = bench_unet_sd15();
-    struct bench_unet_params p = {.side = b->o->side ? b->o->side : training ? 32 : 64, .runs = b->o->runs, .weights = b->o->weights,
-                                  .no_prepare = b->o->lean, .remat = b->o->checkpointing};
+    struct bench_unet_params p = {.side = b->o->side ? b->o->side : training ? 32 : 64, .runs = b->o->runs,
+                                  .weights = b->o->weights, .no_prepare = b->o->lean, .remat = b->o->checkpointing};
     bool ok = training ? bench_unet_train(b->dev, &cfg, &p, &r, e) : bench_unet_forward(b->dev, &cfg, &p, &r, e);
     if (!ok) return false;
     if (b->items) json_array_append_new(b->items, unet_json(name, &r));
@@ -118,12 +121,14 @@ static bool run_unet(struct bench *b, const char *name, bool training, struct er
 }
 
 static bool run_all(struct bench *b, struct error *e) {
-    if (!b->items) printf("%s\n%-28s %9s %9s %8s   %s\n", gpu_device_name(b->dev), "", "best ms", "median", "GFLOP/s", "kernel");
+    if (!b->items)
+        printf("%s\n%-28s %9s %9s %8s   %s\n", gpu_device_name(b->dev), "", "best ms", "median", "GFLOP/s", "kernel");
     for (size_t i = 0; i < sizeof items / sizeof *items; i++)
         if (wanted(b, items[i].name) && !run_op(b, &items[i], e)) return false;
     if (b->o->no_unet) return true;
     struct arena *a = arena_create(NULL);
-    const char *forward = arena_printf(a, "unet sd15 forward %dx%d", b->o->side ? b->o->side : 64, b->o->side ? b->o->side : 64);
+    const char *forward =
+        arena_printf(a, "unet sd15 forward %dx%d", b->o->side ? b->o->side : 64, b->o->side ? b->o->side : 64);
     const char *step = arena_printf(a, "lora step %dx%d rank 8", b->o->side ? b->o->side : 32, b->o->side ? b->o->side : 32);
     bool ok = (!wanted(b, forward) || run_unet(b, forward, false, e)) && (!wanted(b, step) || run_unet(b, step, true, e));
     arena_destroy(&a);
@@ -159,8 +164,10 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
     struct common common = {0};
     struct bench_options o = {.seconds = 1, .runs = 3};
     struct option_command cmd = {.usage = "bench [--only TEXT] [--json] | --load MODEL",
-                                 .about = "Times operators, and prediction and LoRA step of Stable Diffusion 1.5's UNet with random weights.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common), common_files_table(&common.files)}, .n_tables = 3};
+                                 .about = "Times operators, and prediction and LoRA step of Stable Diffusion 1.5's UNet with "
+                                          "random weights.",
+                                 .tables = {{OPTION_ROWS(rows), &o}, common_table(&common), common_files_table(&common.files)},
+                                 .n_tables = 3};
     struct option_result given;
     struct engine *engine = NULL;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);

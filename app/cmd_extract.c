@@ -24,9 +24,13 @@ static const struct option rows[] = {
     {"tuned", OPTION_TEXT, FIELD(tuned), "PATH", "what became of it, in either form", .required = true},
     {"out", OPTION_TEXT, FIELD(out), "FILE", "the .safetensors file to write, in kohya's spelling", .required = true},
     {"rank", OPTION_INT, FIELD(rank), "N", "the LoRA's rank; with --kept the most that a layer gets", 1, 1 << 16},
-    {"kept", OPTION_NUMBER, FIELD(kept), "X", "as much rank as each layer needs to keep this share of its change\n(of the Frobenius norm), like 0.95", 0, 1},
-    {"min-diff", OPTION_NUMBER, FIELD(min_diff), "X", "a text encoder none of whose weights changes by so much stays out", 0, 1e9},
-    {"clamp", OPTION_NUMBER, FIELD(clamp), "X", "numbers larger than this quantile of all are cut to it; 0.99 is what\nkohya's script has, 1 cuts nothing and is by far the nearest", 0, 1},
+    {"kept", OPTION_NUMBER, FIELD(kept), "X",
+     "as much rank as each layer needs to keep this share of its change\n(of the Frobenius norm), like 0.95", 0, 1},
+    {"min-diff", OPTION_NUMBER, FIELD(min_diff), "X",
+     "a text encoder none of whose weights changes by so much stays out", 0, 1e9},
+    {"clamp", OPTION_NUMBER, FIELD(clamp), "X",
+     "numbers larger than this quantile of all are cut to it; 0.99 is what\n"
+     "kohya's script has, 1 cuts nothing and is by far the nearest", 0, 1},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "of the numbers in the file", .choices = "f32|f16|bf16"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings, errors and the result"},
 };
@@ -41,7 +45,8 @@ static void on_layer(void *ctx, double share, const char *layer) {
     if (share < 0.01 || now - w->last_line < (os_stderr_is_terminal() ? 0.1 : 10)) return;
     w->last_line = now;
     char left[COMMON_BYTES_TEXT];
-    log_progress("%.0f%% of the work done, %s left, at %s", 100 * share, common_seconds_text((now - w->started) * (1 - share) / share, left), layer);
+    log_progress("%.0f%% of the work done, %s left, at %s", 100 * share,
+                 common_seconds_text((now - w->started) * (1 - share) / share, left), layer);
 }
 
 static void parts_of(const struct model *m, const struct nn_params *parts[LORA_N_PARTS]) {
@@ -57,11 +62,15 @@ static void print_result(const struct extract_options *o, const struct lora_extr
     printf("\n");
     if (r->n_same) printf("left out      %d layers without a change\n", r->n_same);
     for (int i = 0; i < LORA_N_PARTS; i++)
-        if (r->skipped[i]) printf("left out      the %s, which changes by less than %g\n", lora_part_name((enum lora_part)i), o->min_diff);
-    if (r->n_other) log_warn("%d biases, norms and embeddings differ too, by up to %.3g; a LoRA cannot hold them", r->n_other, r->other_diff);
+        if (r->skipped[i])
+            printf("left out      the %s, which changes by less than %g\n", lora_part_name((enum lora_part)i), o->min_diff);
+    if (r->n_other)
+        log_warn("%d biases, norms and embeddings differ too, by up to %.3g; a LoRA cannot hold them", r->n_other,
+                 r->other_diff);
 }
 
-static bool extract(const struct extract_options *o, const struct model *base, const struct model *tuned, struct arena *a, struct error *e) {
+static bool extract(const struct extract_options *o, const struct model *base, const struct model *tuned, struct arena *a,
+                    struct error *e) {
     struct watch w = {.started = os_now_seconds(), .last_line = os_now_seconds()};
     struct lora_extract_result r;
     struct lora_extract_params p = {.min_diff = o->min_diff, .clamp = o->clamp, .progress = on_layer, .ctx = &w,
@@ -72,8 +81,8 @@ static bool extract(const struct extract_options *o, const struct model *base, c
     parts_of(base, p.base);
     parts_of(tuned, p.tuned);
     if (base->family != tuned->family)
-        return error_set(e, "%s is %s and %s is %s: a LoRA is the difference of two models of one architecture.", TEXT_SHOW(o->base),
-                         nn_family_name(base->family), TEXT_SHOW(o->tuned), nn_family_name(tuned->family));
+        return error_set(e, "%s is %s and %s is %s: a LoRA is the difference of two models of one architecture.",
+                         TEXT_SHOW(o->base), nn_family_name(base->family), TEXT_SHOW(o->tuned), nn_family_name(tuned->family));
     struct lora_model layers = adapter_lora_model(base);
     struct lora_keys *keys = lora_keys_create(&layers);
     bool ok = lora_extract(keys, &p, o->out, &r, e);

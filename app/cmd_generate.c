@@ -16,13 +16,18 @@
 
 static const struct option rows[] = {
     {"prompt", OPTION_LIST, FIELD(prompts), "TEXT", "what to draw; <lora:name:0.8> inside uses a LoRA of --lora-dir"},
-    {"prompts", OPTION_TEXT, FIELD(prompt_file), "FILE", "prompts from a file, one a line, with options of their own as kohya\nhas them: --n --w --h --d --l --s --ss, and --lora FILE:STRENGTH"},
+    {"prompts", OPTION_TEXT, FIELD(prompt_file), "FILE",
+     "prompts from a file, one a line, with options of their own as kohya\n"
+     "has them: --n --w --h --d --l --s --ss, and --lora FILE:STRENGTH"},
     {"strengths", OPTION_TEXT, FIELD(strengths), "A,B,...", "make every picture with all LoRA strengths times A, times B, ..."},
     {"count", OPTION_INT, FIELD(count), "N", "pictures per prompt, seed after seed", 1, 1000},
-    {"grid", OPTION_FLAG, FIELD(grid), NULL, "one sheet instead of single files: prompts down,\n--strengths or else seeds across"},
-    {"out", OPTION_TEXT, FIELD(out), "FILE.png", "where to write; several pictures become FILE-001.png and so on", .required = true},
+    {"grid", OPTION_FLAG, FIELD(grid), NULL,
+     "one sheet instead of single files: prompts down,\n--strengths or else seeds across"},
+    {"out", OPTION_TEXT, FIELD(out), "FILE.png", "where to write; several pictures become FILE-001.png and so on",
+     .required = true},
     {"from", OPTION_TEXT, FIELD(from), "FILE.png", "repeat the recipe in this PNG; other options override it"},
-    {"trace", OPTION_TEXT, FIELD(trace), "FILE.safetensors", "record token ids, embeddings, every step's latents and the image"},
+    {"trace", OPTION_TEXT, FIELD(trace), "FILE.safetensors",
+     "record token ids, embeddings, every step's latents and the image"},
 };
 
 enum { MAX_PICTURES = 10000 };
@@ -83,7 +88,8 @@ static bool open_kind(struct run *r, const struct generate_line *l, struct error
     if (!r->generator && !r->hires) return false;
     int most = r->plan.o->batch ? r->plan.o->batch : r->plan.o->prompt_file ? 4 : 1;
     r->batch = r->hires ? 1 : generate_batch_fit(r->open.engine, &gp, most);
-    if (r->batch < most && r->plan.o->batch && !r->hires) log_info("%d pictures at once fit into memory, not %d", r->batch, most);
+    if (r->batch < most && r->plan.o->batch && !r->hires)
+        log_info("%d pictures at once fit into memory, not %d", r->batch, most);
     r->kind = l;
     return true;
 }
@@ -103,7 +109,8 @@ static struct generate_picture picture_of(struct run *r, const struct cell *c, s
     lora_use_strengths(&p->loras, c->prompt, p->factors[c->f], strength);
     return (struct generate_picture){.prompt = l->prompt, .negative = l->negative, .seed = l->seed + (uint64_t)c->k,
                                      .strength = strength, .courses = lora_use_courses(&p->loras),
-                                     .regions = region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts, p->factors[c->f]),
+                                     .regions = region_use_list(&p->o->regions, p->arena, &p->loras, p->n_prompts,
+                                                                p->factors[c->f]),
                                      .n_regions = p->o->regions.n, .init = start_use_init(&r->start), .trace = trace};
 }
 
@@ -138,7 +145,8 @@ static bool draw_some(struct run *r, struct error *e) {
     st_writer_destroy(&trace);
     for (int i = 0; ok && i < n; i++) ok = write_picture(r, chosen[i], e);
     arena_destroy(&a);
-    if (!r->first_step) r->first_step = r->hires ? hires_first_step_seconds(r->hires) : generator_first_step_seconds(r->generator);
+    if (!r->first_step)
+        r->first_step = r->hires ? hires_first_step_seconds(r->hires) : generator_first_step_seconds(r->generator);
     return ok;
 }
 
@@ -163,10 +171,13 @@ static bool write_sheet(struct run *r, struct error *e) {
     bool strengths = p->n_factors > 1;
     int per_prompt = strengths ? p->o->count : 1, cols = strengths ? p->n_factors : p->o->count;
     int rows_n = p->n_prompts * per_prompt;
-    const char **down = arena_alloc_n(p->arena, (size_t)rows_n, sizeof *down), **across = arena_alloc_n(p->arena, (size_t)cols, sizeof *across);
+    const char **down = arena_alloc_n(p->arena, (size_t)rows_n, sizeof *down),
+               **across = arena_alloc_n(p->arena, (size_t)cols, sizeof *across);
     for (int i = 0; i < rows_n; i++) {
         down[i] = p->lines[i / per_prompt].raw;
-        if (per_prompt > 1) down[i] = arena_printf(p->arena, "%s (seed %llu)", down[i], (unsigned long long)p->o->seed + (unsigned)(i % per_prompt));
+        if (per_prompt > 1)
+            down[i] =
+                arena_printf(p->arena, "%s (seed %llu)", down[i], (unsigned long long)p->o->seed + (unsigned)(i % per_prompt));
     }
     for (int i = 0; i < cols; i++)
         across[i] = strengths ? arena_printf(p->arena, "strength %g", (double)p->factors[i])
@@ -184,9 +195,11 @@ static bool write_sheet(struct run *r, struct error *e) {
 
 static bool check_files(const struct generate_plan *p, struct error *e) {
     const struct generate_options *o = p->o;
-    if (!common_check_out("out", o->out, "png", e) || (o->trace && !common_check_out("trace", o->trace, "safetensors", e))) return false;
+    if (!common_check_out("out", o->out, "png", e) || (o->trace && !common_check_out("trace", o->trace, "safetensors", e)))
+        return false;
     if ((double)p->n_prompts * o->count * p->n_factors > MAX_PICTURES)
-        return error_set(e, "This would make more than %d pictures; use fewer prompts, a smaller --count or fewer --strengths.", MAX_PICTURES);
+        return error_set(e, "This would make more than %d pictures; use fewer prompts, a smaller --count or fewer --strengths.",
+                         MAX_PICTURES);
     if (o->trace && generate_pictures(p) != 1)
         return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));
     return true;
@@ -203,8 +216,8 @@ static bool load(struct run *r, const struct common *common, const char *recipe_
         start_use_size(&o->start, factor, &l->w, &l->h);
         generate_fill_size(r->open.engine->model, &l->w, &l->h);
         if (l->w % factor || l->h % factor)
-            return error_set(e, "Prompt %d asks for %dx%d pixels, which cannot be drawn: width and height must be multiples of %d.", i + 1,
-                             l->w, l->h, factor);
+            return error_set(e, "Prompt %d asks for %dx%d pixels, which cannot be drawn: width and height must be multiples of "
+                                "%d.", i + 1, l->w, l->h, factor);
         if ((int64_t)l->w * l->h > (int64_t)largest->w * largest->h) largest = l;
         if ((i == 0 || !generate_same_kind(l - 1, l)) && !fit(r, l, e)) return false;
     }
@@ -251,9 +264,10 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
     else if (ok) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
-        ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) && generate_plan(&r.plan, o, e) &&
-             check_files(&r.plan, e) && start_use_plan(&o->start, a, generate_least_steps(&r.plan), e) &&
-             load(&r, &common, recipe_hash, e) && (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
+        ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) &&
+             generate_plan(&r.plan, o, e) && check_files(&r.plan, e) &&
+             start_use_plan(&o->start, a, generate_least_steps(&r.plan), e) && load(&r, &common, recipe_hash, e) &&
+             (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
         if (ok && !o->dry_run) print_summary(&r);
     }
     generator_destroy(&r.generator);

@@ -91,7 +91,8 @@ static void print_match(const struct lora_file *f, const struct inspect_options 
     char memory[COMMON_BYTES_TEXT];
     for (int i = 0; i < f->n_modules; i++)
         if (f->modules[i].status == LORA_MATCHED) numbers += lora_module_numbers(&f->modules[i], NULL);
-    printf("memory        %s beside the model in half precision, twice that in single\n", common_bytes_text(2 * numbers, memory));
+    printf("memory        %s beside the model in half precision, twice that in single\n",
+           common_bytes_text(2 * numbers, memory));
     int n = f->n_modules - f->n_by_status[LORA_MATCHED], k = shown(o, n), printed = 0;
     for (int i = 0; i < f->n_modules && printed < k; i++) {
         const struct lora_module *m = &f->modules[i];
@@ -107,15 +108,18 @@ static bool inspect_lora(const struct lora_file *f, const struct inspect_options
     char hex[65], bytes[COMMON_BYTES_TEXT];
     size_t total = 0;
     for (size_t i = 0; i < st_count(f->file); i++) total += st_at(f->file, i)->bytes;
-    printf("%s: an adapter of %d modules in %s's spelling%s%s, %s\n", TEXT_SHOW(f->given), f->n_modules, f->dialect ? f->dialect : "nobody",
-           f->other_dialect ? " and " : "", f->other_dialect ? f->other_dialect : "", common_bytes_text((int64_t)total, bytes));
+    printf("%s: an adapter of %d modules in %s's spelling%s%s, %s\n", TEXT_SHOW(f->given), f->n_modules,
+           f->dialect ? f->dialect : "nobody", f->other_dialect ? " and " : "", f->other_dialect ? f->other_dialect : "",
+           common_bytes_text((int64_t)total, bytes));
     const char *family = lora_family_of_file(f, a);
     if (family) printf("made for      %s\n", family);
     print_modules(f, a);
     if (keys) print_match(f, o, a);
-    if (f->n_foreign) printf("foreign       %d tensors that belong to no adapter, e.g. %s\n", f->n_foreign, TEXT_SHOW(f->first_foreign));
+    if (f->n_foreign)
+        printf("foreign       %d tensors that belong to no adapter, e.g. %s\n", f->n_foreign, TEXT_SHOW(f->first_foreign));
     if (f->n_embeddings)
-        printf("embeddings    %d tensors that are vectors for words, e.g. %s: --embedding loads them\n", f->n_embeddings, TEXT_SHOW(f->first_embedding));
+        printf("embeddings    %d tensors that are vectors for words, e.g. %s: --embedding loads them\n", f->n_embeddings,
+               TEXT_SHOW(f->first_embedding));
     st_data_sha256(f->file, hex);
     printf("hash          %.12s (SHA-256 of the tensors %s)\n", hex, hex);
     print_meta(f->file, o);
@@ -190,7 +194,8 @@ static void print_recipe(const struct recipe *r) {
     if (r->has_seed) printf(", seed %llu", (unsigned long long)r->seed);
     if (r->w) printf(", %dx%d", r->w, r->h);
     printf("\n");
-    if (r->model) printf("model         %s%s%s\n", r->model, r->model_hash ? ", hash " : "", r->model_hash ? r->model_hash : "");
+    if (r->model)
+        printf("model         %s%s%s\n", r->model, r->model_hash ? ", hash " : "", r->model_hash ? r->model_hash : "");
     for (size_t i = 0; i < r->n_extra; i++) printf("%-13s %s\n", r->extra[i].key, r->extra[i].value);
 }
 
@@ -231,14 +236,18 @@ static bool inspect(const char *path, const struct inspect_options *o, struct er
     static const char *const weights[] = {"safetensors", "json", "ckpt", "pt", "pth", "bin"};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
         if (path_has_ext(path, weights[i])) return inspect_weights(path, o, e);
-    return error_set(e, "%s is none of what inspect knows: a model folder, a .safetensors, .ckpt or .pt file, a PNG.", TEXT_SHOW(path));
+    return error_set(e, "%s is none of what inspect knows: a model folder, a .safetensors, .ckpt or .pt file, a PNG.",
+                     TEXT_SHOW(path));
 }
 
 bool cmd_inspect(int argc, char **argv, struct error *e) {
     struct arena *a = arena_create(NULL);
     struct inspect_options o = {0};
-    struct option_command cmd = {.usage = "inspect FILE [--model DIR]", .about = "Says what a model folder, a checkpoint, a LoRA or other file of weights, or a PNG is, and of a model what became of every tensor.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, common_files_table(&o.files)}, .n_tables = 2, .min_args = 1, .max_args = 1, .args_name = "file or folder"};
+    struct option_command cmd = {.usage = "inspect FILE [--model DIR]",
+                                 .about = "Says what a model folder, a checkpoint, a LoRA or other file of weights, or a PNG "
+                                          "is, and of a model what became of every tensor.",
+                                 .tables = {{OPTION_ROWS(rows), &o}, common_files_table(&o.files)}, .n_tables = 2,
+                                 .min_args = 1, .max_args = 1, .args_name = "file or folder"};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);
     if (ok && given.help) option_print_help(&cmd);

@@ -38,8 +38,11 @@ static const struct option rows[] = {
      "file's --prompt as that file does, and --captions as the model does",
      .choices = "sum|concat|svd|ties|dare|magnitude|ziplora|gradient-fusion|kv-closed-form", .required = true},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:WEIGHT]", "what to merge, of any spelling; may be repeated", .required = true},
-    {"model", OPTION_TEXT, FIELD(model), "PATH", "a model of the family that they were made for: names its layers\n(for files of plain LoRAs of Stable Diffusion 1, 2 or SDXL not needed)"},
-    {"rank", OPTION_INT, FIELD(rank), "N", "the new rank (0: the largest rank in the files; as\nneeded by ziplora and gradient-fusion)", 0, 1 << 16},
+    {"model", OPTION_TEXT, FIELD(model), "PATH",
+     "a model of the family that they were made for: names its layers\n"
+     "(for files of plain LoRAs of Stable Diffusion 1, 2 or SDXL not needed)"},
+    {"rank", OPTION_INT, FIELD(rank), "N",
+     "the new rank (0: the largest rank in the files; as\nneeded by ziplora and gradient-fusion)", 0, 1 << 16},
     {"density", OPTION_NUMBER, FIELD(density), "X", "share of each file's numbers that is kept", 0, 1},
     {"seed", OPTION_SEED, FIELD(seed), "N", "for what is dropped, drawn or chosen by chance"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "of the numbers in the file", .choices = "f32|f16|bf16"},
@@ -77,7 +80,8 @@ static bool use_files(struct lora_use *use, const struct merge_options *o, struc
 }
 
 static void print_result(const struct merge_options *o, const struct lora_merge_result *r) {
-    printf("%s: %d layers of rank %d to %d, %d of them in more than one file\n", o->out, r->n_layers, r->rank_min, r->rank_max, r->n_shared);
+    printf("%s: %d layers of rank %d to %d, %d of them in more than one file\n", o->out, r->n_layers, r->rank_min, r->rank_max,
+           r->n_shared);
     if (r->n_left_out) printf("left out      %d changes of biases and norms\n", r->n_left_out);
 }
 
@@ -85,8 +89,8 @@ static void print_result(const struct merge_options *o, const struct lora_merge_
 static bool check_plain(const struct lora_file *f, struct error *e) {
     for (int i = 0; i < f->n_modules; i++)
         if (!lora_module_is_low_rank(&f->modules[i]))
-            return error_set(e, "%s holds %s (%s), whose change is computed with a model's weights; give that model with --model.",
-                             TEXT_SHOW(f->given), TEXT_SHOW(f->modules[i].name), f->modules[i].kind_name);
+            return error_set(e, "%s holds %s (%s), whose change is computed with a model's weights; give that model with "
+                                "--model.", TEXT_SHOW(f->given), TEXT_SHOW(f->modules[i].name), f->modules[i].kind_name);
     return true;
 }
 
@@ -111,8 +115,8 @@ static bool run(struct lora_merge_params *p, const struct lora_use *use, const s
     return ok;
 }
 
-static bool merge_files(const struct merge_options *o, const struct lora_merger *method, const struct lora_use *use, const float *weights,
-                        struct arena *a, struct error *e) {
+static bool merge_files(const struct merge_options *o, const struct lora_merger *method, const struct lora_use *use,
+                        const float *weights, struct arena *a, struct error *e) {
     struct lora_merge_params p = {.method = method, .weights = weights, .n = use->n, .rank = o->rank, .density = o->density,
                                   .seed = o->seed, .dtype = dtype_of(o->dtype), .partial = o->partial};
     struct layers layers;
@@ -126,7 +130,8 @@ static bool merge_files(const struct merge_options *o, const struct lora_merger 
 }
 
 static bool merge_learning(const struct merge_options *o, const struct merge_learn *learn, const struct common *common,
-                           const struct train_merger *method, const struct lora_use *use, const float *weights, struct error *e) {
+                           const struct train_merger *method, const struct lora_use *use, const float *weights,
+                           struct error *e) {
     if (!o->model) return error_set(e, "--method %s watches a model at work: give one with --model.", TEXT_SHOW(o->method));
     struct train_merge_params p = train_merge_params_default();
     struct lora_merge_result r;
@@ -144,8 +149,8 @@ static bool merge(const struct merge_options *o, const struct merge_learn *learn
     struct lora_use use = {.arena = a};
     assert(method);
     common_apply(common);
-    if (!check_method(o, cmd, given, method, e) || !merge_learn_check(method->name, learnt, cmd, given, e) || !use_files(&use, o, e) ||
-        !common_check_out("out", o->out, "safetensors", e))
+    if (!check_method(o, cmd, given, method, e) || !merge_learn_check(method->name, learnt, cmd, given, e) ||
+        !use_files(&use, o, e) || !common_check_out("out", o->out, "safetensors", e))
         return false;
     float *weights = arena_alloc_n(a, (size_t)use.n, sizeof *weights);
     lora_use_strengths(&use, 0, 1, weights);

@@ -15,17 +15,25 @@
 #define FIELD(name) offsetof(struct stylize_options, name)
 
 static const struct option rows[] = {
-    {"data", OPTION_TEXT, FIELD(data), "DIR", "pictures to restyle: JPEG, PNG and WebP files here and in folders below", .required = true},
-    {"out", OPTION_TEXT, FIELD(out), "DIR", "where they go: same names, as .png; what is there already is left out,\nso that the same command goes on after a break", .required = true},
-    {"prompt", OPTION_TEXT, FIELD(prompt), "TEXT", "what all pictures show; {caption} in it stands for a picture's own words\n(those words alone: from NAME.txt beside it, or a folder like 10_words)"},
+    {"data", OPTION_TEXT, FIELD(data), "DIR",
+     "pictures to restyle: JPEG, PNG and WebP files here and in folders below", .required = true},
+    {"out", OPTION_TEXT, FIELD(out), "DIR",
+     "where they go: same names, as .png; what is there already is left out,\n"
+     "so that the same command goes on after a break", .required = true},
+    {"prompt", OPTION_TEXT, FIELD(prompt), "TEXT",
+     "what all pictures show; {caption} in it stands for a picture's own words\n"
+     "(those words alone: from NAME.txt beside it, or a folder like 10_words)"},
     {"caption", OPTION_TEXT, FIELD(caption), "TEXT", "words of pictures that have none"},
     {"mask-dir", OPTION_TEXT, FIELD(mask_dir), "DIR", "masks of the same names, white where a picture is drawn anew"},
-    {"own-size", OPTION_FLAG, FIELD(own_size), NULL, "draw each at its own size; else it gets as many pixels as the model\nis made for, in its own shape"},
+    {"own-size", OPTION_FLAG, FIELD(own_size), NULL,
+     "draw each at its own size; else it gets as many pixels as the model\nis made for, in its own shape"},
     {"overwrite", OPTION_FLAG, FIELD(overwrite), NULL, "draw all anew, also what is there"},
-    {"skip-bad", OPTION_FLAG, FIELD(skip_bad), NULL, "leave out damaged pictures and list them at the end, instead of stopping"},
+    {"skip-bad", OPTION_FLAG, FIELD(skip_bad), NULL,
+     "leave out damaged pictures and list them at the end, instead of stopping"},
 };
 static const struct option strength_row[] = {
-    {"strength", OPTION_NUMBER, offsetof(struct start_use, strength), "X", "how much of a picture may change: share of the steps that is done", 0, 1},
+    {"strength", OPTION_NUMBER, offsetof(struct start_use, strength), "X",
+     "how much of a picture may change: share of the steps that is done", 0, 1},
 };
 
 enum { BATCH = 4 };
@@ -50,7 +58,9 @@ static bool open_kind(struct run *r, const struct generate_line *l, struct error
     if (r->kind && generate_same_kind(r->kind, l)) return true;
     generator_destroy(&r->generator);
     r->kind = NULL;
-    if (!generate_params_of(&r->options, l, r->open.adapter, &gp, e) || !(r->generator = generator_create(r->open.engine, &gp, e))) return false;
+    if (!generate_params_of(&r->options, l, r->open.adapter, &gp, e) ||
+        !(r->generator = generator_create(r->open.engine, &gp, e)))
+        return false;
     r->batch = generate_batch_fit(r->open.engine, &gp, wanted_batch(r));
     if (r->batch < wanted_batch(r)) log_debug("%d pictures of %dx%d at once fit into memory", r->batch, l->w, l->h);
     r->kind = l;
@@ -66,7 +76,9 @@ static bool gather(struct run *r, int first, struct arena *a, int *chosen, int *
         const struct generate_line *l = &r->plan.lines[i];
         struct start_use *start = &s->items[i].start;
         if (s->items[i].state != STYLIZE_WAITING || !generate_same_kind(r->kind, l)) continue;
-        if (start_use_hash(start, s->arena, e) && start_use_plan(start, a, l->steps, e) && start_use_fit(start, a, l->w, l->h, factor, e)) chosen[(*n)++] = i;
+        if (start_use_hash(start, s->arena, e) && start_use_plan(start, a, l->steps, e) &&
+            start_use_fit(start, a, l->w, l->h, factor, e))
+            chosen[(*n)++] = i;
         else if (!stylize_bad(s, i, e)) return false;
         else r->progress.total--;
     }
@@ -93,8 +105,9 @@ static bool draw_some(struct run *r, int first, struct arena *a, struct error *e
         const struct generate_line *l = &r->plan.lines[chosen[k]];
         float *strength = arena_alloc_n(a, (size_t)r->plan.loras.n + 1, sizeof *strength);
         lora_use_strengths(&r->plan.loras, chosen[k], 1, strength);
-        pictures[k] = (struct generate_picture){.prompt = l->prompt, .negative = l->negative, .seed = l->seed, .strength = strength,
-                                                .courses = lora_use_courses(&r->plan.loras), .init = start_use_init(l->start)};
+        pictures[k] = (struct generate_picture){.prompt = l->prompt, .negative = l->negative, .seed = l->seed,
+                                                .strength = strength, .courses = lora_use_courses(&r->plan.loras),
+                                                .init = start_use_init(l->start)};
         rgb[k] = image_create(a, l->w, l->h).rgb;
     }
     struct generate_progress progress = draw_progress_begin(&r->progress, n);
@@ -176,9 +189,11 @@ bool cmd_stylize(int argc, char **argv, struct error *e) {
     generate_defaults(o);
     o->start.strength = 0.6;
     struct option_command cmd = {.usage = "stylize --model DIR --data DIR --out DIR --lora FILE[:STRENGTH]... [options]",
-                                 .about = "Restyles a folder of pictures, each as `generate --init-image` would. Ctrl-C stops; the same command goes on.",
-                                 .tables = {{OPTION_ROWS(rows), &r.wishes}, {OPTION_ROWS(strength_row), &o->start}, generate_draw_table(o),
-                                            prompt_use_table(&o->prompt_use), common_table(&common), common_files_table(&common.files)},
+                                 .about = "Restyles a folder of pictures, each as `generate --init-image` would. Ctrl-C stops; "
+                                          "the same command goes on.",
+                                 .tables = {{OPTION_ROWS(rows), &r.wishes}, {OPTION_ROWS(strength_row), &o->start},
+                                            generate_draw_table(o), prompt_use_table(&o->prompt_use),
+                                            common_table(&common), common_files_table(&common.files)},
                                  .n_tables = 6};
     struct option_result given;
     bool ok = option_parse(&cmd, argc, argv, a, &given, e);

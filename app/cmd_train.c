@@ -33,20 +33,27 @@ static const struct option rows[] = {
     {"accumulate", OPTION_INT, FIELD(accumulate), "N", "batches whose gradients are added up for one step", 1, 1024},
     {"rank", OPTION_INT, FIELD(rank), "N", "size of the LoRA; 0 leaves it to a recipe that knows", 0, 1024},
     {"alpha", OPTION_NUMBER, FIELD(alpha), "X", "scale: the LoRA counts alpha/rank; 0 means as much as rank", 0, 100000},
-    {"targets", OPTION_CHOICE, FIELD(targets), "SET", "layers that learn: attn, attn-mlp, all, or cross-kv (what cross-attention\nmakes of the text)", .choices = "attn|attn-mlp|all|cross-kv"},
+    {"targets", OPTION_CHOICE, FIELD(targets), "SET",
+     "layers that learn: attn, attn-mlp, all, or cross-kv (what cross-attention\n"
+     "makes of the text)", .choices = "attn|attn-mlp|all|cross-kv"},
     {"train-text-encoder", OPTION_FLAG, FIELD(text), NULL, "the text encoder learns too"},
-    {"lr", OPTION_NUMBER, FIELD(lr), "X", "learning rate; 0 means the optimiser's own: 1 for prodigy, 0.0001 for\nlion, 0.001 for the others", 0, 10},
-    {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME", "the learning rate's course: constant, linear, cosine, cosine_with_restarts,\npolynomial, inverse_sqrt, cosine_with_min_lr or warmup_stable_decay",
+    {"lr", OPTION_NUMBER, FIELD(lr), "X",
+     "learning rate; 0 means the optimiser's own: 1 for prodigy, 0.0001 for\nlion, 0.001 for the others", 0, 10},
+    {"lr-schedule", OPTION_CHOICE, FIELD(lr_schedule), "NAME",
+     "the learning rate's course: constant, linear, cosine, cosine_with_restarts,\n"
+     "polynomial, inverse_sqrt, cosine_with_min_lr or warmup_stable_decay",
      .choices = "constant|linear|cosine|cosine_with_restarts|polynomial|inverse_sqrt|cosine_with_min_lr|warmup_stable_decay"},
-    {"warmup", OPTION_NUMBER, FIELD(warmup), "X", "steps over which the learning rate rises, or below 1 a part of the run (none)", 0, 10000000},
-    {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X", "weights shrink by this times the learning rate in a step", 0, 10},
+    {"warmup", OPTION_NUMBER, FIELD(warmup), "X",
+     "steps over which the learning rate rises, or below 1 a part of the run (none)", 0, 10000000},
+    {"weight-decay", OPTION_NUMBER, FIELD(weight_decay), "X",
+     "weights shrink by this times the learning rate in a step", 0, 10},
     {"max-grad-norm", OPTION_NUMBER, FIELD(max_grad_norm), "X", "longer gradients are clipped; 0 never clips", 0, 1e9},
     {"weighting", OPTION_CHOICE, FIELD(weighting), "NAME", "how times count in the loss: none, min-snr or debiased",
      .choices = "none|min-snr|debiased"},
     {"snr-gamma", OPTION_NUMBER, FIELD(snr_gamma), "X", "cap of min-snr", 0, 1000},
     {"resolution", OPTION_INT, FIELD(resolution), "N", "pixels, a multiple of 8; the model's own if not given", 8, 16384},
-    {"checkpointing", OPTION_CHOICE, FIELD(checkpointing), "WHEN", "recompute activations to save memory: on, off, auto when it\nwould not fit otherwise",
-     .choices = "auto|on|off"},
+    {"checkpointing", OPTION_CHOICE, FIELD(checkpointing), "WHEN",
+     "recompute activations to save memory: on, off, auto when it\nwould not fit otherwise", .choices = "auto|on|off"},
     {"seed", OPTION_SEED, FIELD(seed), "N", "of the LoRA's start, the order of pictures, noise and times (1)"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "numbers in the file: f16 or f32", .choices = "f16|f32"},
     {"sample-prompt", OPTION_LIST, FIELD(sample_prompts), "TEXT", "drawn while training goes on"},
@@ -63,20 +70,24 @@ static const struct option rows[] = {
 static struct train_options default_options(const struct train_params *d) {
     return (struct train_options){.targets = "attn-mlp", .lr_schedule = "cosine", .checkpointing = "auto", .weighting = "none",
                                   .dtype = d->half ? "f16" : "f32", .steps = d->steps, .rank = d->rank, .batch = d->batch,
-                                  .accumulate = d->accumulate, .sample_steps = d->sample_steps, .weight_decay = d->optimiser.weight_decay,
-                                  .max_grad_norm = d->optimiser.max_grad_norm, .snr_gamma = d->snr_gamma, .sample_cfg = d->sample_cfg, .seed = d->seed};
+                                  .accumulate = d->accumulate, .sample_steps = d->sample_steps,
+                                  .weight_decay = d->optimiser.weight_decay, .max_grad_norm = d->optimiser.max_grad_norm,
+                                  .snr_gamma = d->snr_gamma, .sample_cfg = d->sample_cfg, .seed = d->seed};
 }
 
 static bool params_from(const struct train_options *o, struct train_params *p, struct error *e) {
     p->data = o->data, p->out = o->out, p->caption = o->caption, p->log = o->log;
     p->steps = o->steps, p->rank = o->rank, p->batch = o->batch, p->accumulate = o->accumulate, p->resolution = o->resolution;
     p->alpha = (float)o->alpha, p->lr = (float)o->lr, p->optimiser.weight_decay = (float)o->weight_decay;
-    p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma, p->schedule.warmup = (float)o->warmup;
+    p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma,
+    p->schedule.warmup = (float)o->warmup;
     p->train_text_encoder = o->text, p->seed = o->seed, p->resume = o->resume, p->stop_after = o->stop_after;
     p->sample_prompts = o->sample_prompts.items, p->n_sample_prompts = o->sample_prompts.n;
     p->sample_every = o->sample_every, p->sample_steps = o->sample_steps, p->sample_cfg = (float)o->sample_cfg;
     p->save_every = o->save_every, p->half = !strcmp(o->dtype, "f16");
-    p->remat = !strcmp(o->checkpointing, "on") ? TRAIN_REMAT_ON : !strcmp(o->checkpointing, "off") ? TRAIN_REMAT_OFF : TRAIN_REMAT_AUTO;
+    p->remat = !strcmp(o->checkpointing, "on")    ? TRAIN_REMAT_ON
+               : !strcmp(o->checkpointing, "off") ? TRAIN_REMAT_OFF
+                                                  : TRAIN_REMAT_AUTO;
     return train_schedule_parse(o->lr_schedule, &p->schedule.kind, e) && lora_selection_parse(o->targets, &p->targets, e) &&
            target_weighting_parse(o->weighting, &p->weighting, e) && common_check_out("out", o->out, "safetensors", e) &&
            (!o->log || common_check_out("log", o->log, "jsonl", e));
@@ -94,14 +105,19 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     printf("; steps are %.1f epochs\n", (double)o->steps * o->batch * o->accumulate / (double)p->n_per_epoch);
     printf("captions    %zu from .txt files, %zu from folder names, %zu from --caption\n", p->n_from[DATASET_CAPTION_FILE],
            p->n_from[DATASET_CAPTION_FOLDER], p->n_from[DATASET_CAPTION_DEFAULT]);
-    printf("size        %dx%d, %d at a time%s\n", p->resolution, p->resolution, o->batch, p->remat ? ", recomputing activations" : "");
+    printf("size        %dx%d, %d at a time%s\n", p->resolution, p->resolution, o->batch,
+           p->remat ? ", recomputing activations" : "");
     for (int i = 0; i < p->n_buckets; i++)
         printf("%s%dx%d of %d", i ? ", " : "buckets     ", p->buckets[i].w, p->buckets[i].h, p->buckets[i].n_pictures);
     if (p->n_buckets) printf("\n");
-    if (p->n_layers && !p->rank) printf("weights     all of %d layers (%s), %lld numbers\n", p->n_layers, o->targets, (long long)p->n_params);
-    else if (p->n_layers) printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets, (long long)p->n_params);
+    if (p->n_layers && !p->rank)
+        printf("weights     all of %d layers (%s), %lld numbers\n", p->n_layers, o->targets, (long long)p->n_params);
+    else if (p->n_layers)
+        printf("LoRA        rank %d on %d layers (%s), %lld numbers\n", p->rank, p->n_layers, o->targets,
+               (long long)p->n_params);
     char need[COMMON_BYTES_TEXT], have[COMMON_BYTES_TEXT];
-    printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need), common_bytes_text(p->device_bytes, have));
+    printf("memory      %s of the device's %s\n", common_bytes_text(p->peak_bytes, need),
+           common_bytes_text(p->device_bytes, have));
     print_bytes("UNet", p->unet_bytes, "");
     print_bytes("room for more of it", p->ring_bytes, ": the rest comes in turn, which is slower");
     print_bytes("with the host", p->away_bytes, ", not counted");
@@ -133,8 +149,9 @@ static void on_report(void *ctx, const struct train_report *r) {
     if (!os_stderr_is_terminal() && !last && r->step > 1 && now - w->last_line < 10) return;
     w->last_line = now;
     char left[COMMON_BYTES_TEXT], bytes[COMMON_BYTES_TEXT];
-    log_progress("step %d of %d, loss %.4f (mean %.4f), %.2f steps/s, %s left, %s", r->step, r->steps, (double)r->loss, (double)r->loss_mean,
-                 r->steps_per_second, common_seconds_text(r->eta_seconds, left), common_bytes_text(r->device_bytes, bytes));
+    log_progress("step %d of %d, loss %.4f (mean %.4f), %.2f steps/s, %s left, %s", r->step, r->steps, (double)r->loss,
+                 (double)r->loss_mean, r->steps_per_second, common_seconds_text(r->eta_seconds, left),
+                 common_bytes_text(r->device_bytes, bytes));
 }
 
 static bool train(struct trainer *t, const struct train_options *o, double started, struct error *e) {
@@ -146,7 +163,8 @@ static bool train(struct trainer *t, const struct train_options *o, double start
     common_seconds_text(os_now_seconds() - started, time);
     if (finished) {
         struct train_plan plan = trainer_plan(t);
-        if (plan.n_layers && !plan.rank) printf("%s: the change of %d layers after %d steps, %s in all\n", o->out, plan.n_layers, o->steps, time);
+        if (plan.n_layers && !plan.rank)
+            printf("%s: the change of %d layers after %d steps, %s in all\n", o->out, plan.n_layers, o->steps, time);
         else if (plan.n_layers) printf("%s: a LoRA of rank %d after %d steps, %s in all\n", o->out, plan.rank, o->steps, time);
         else printf("%s: new words after %d steps, %s in all\n", o->out, o->steps, time);
         return true;
@@ -166,13 +184,16 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     struct train_method_options method = train_method_defaults(&params);
     struct train_recipe_options recipe = train_recipe_defaults(&params);
     struct option_command cmd = {.usage = "train --model DIR --data DIR --out FILE.safetensors [options]",
-                                 .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the same bytes.",
-                                 .tables = {{OPTION_ROWS(rows), &o}, train_recipe_table(&recipe), train_method_table(&method), common_table(&common),
-                                            common_files_table(&common.files)}, .n_tables = 5};
+                                 .about = "Trains a LoRA on a folder of pictures. Ctrl-C saves; --resume continues, to the "
+                                          "same bytes.",
+                                 .tables = {{OPTION_ROWS(rows), &o}, train_recipe_table(&recipe), train_method_table(&method),
+                                            common_table(&common), common_files_table(&common.files)}, .n_tables = 5};
     if (distill) {
         cmd.usage = "distill --model DIR --data DIR --method lcm|cfg --out FILE.safetensors [options]";
-        cmd.about = "Makes a LoRA with which the model draws in fewer evaluations; the model itself is the teacher. Pictures and captions should be\n"
-                    "like those it is to draw. Ctrl-C saves; --resume continues, to the same bytes. With --method lcm the defaults are rank 64,\n"
+        cmd.about = "Makes a LoRA with which the model draws in fewer evaluations; the model itself is the teacher. "
+                    "Pictures and captions should be\n"
+                    "like those it is to draw. Ctrl-C saves; --resume continues, to the same bytes. "
+                    "With --method lcm the defaults are rank 64,\n"
                     "targets all, lr 0.0001 constant, loss pseudo-huber with c 0.001; with cfg the same, but loss l2.";
         cmd.tables[1] = distill_table(distill);
     }
@@ -185,7 +206,8 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     else if (ok) {
         common_apply(&common);
         ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
-             params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) && train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
+             params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) &&
+             train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {

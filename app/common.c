@@ -17,18 +17,25 @@ static const struct option rows[] = {
     {"device", OPTION_TEXT, FIELD(device), "NAME",
      "cpu, gpu, an index of `atelier devices` or part of a name\n(the best: discrete, integrated, then CPU)"},
     {"memory", OPTION_TEXT, FIELD(memory), "SIZE", "use at most this much device memory: MiB, or like 4GB, 3.5GiB, 900MB"},
-    {"weights", OPTION_CHOICE, FIELD(weights), "TYPE", "how the UNet's weights lie on the device: f32, f16, int8 or nf4\n(as the device computes: f16 on GPUs, f32 on CPUs); int8 and nf4\nalso serve as the frozen base of training", .choices = "f32|f16|int8|nf4"},
-    {"vae-tiling", OPTION_CHOICE, FIELD(vae_tiling), "WHEN", "let the VAE work in tiles of 512 pixels, blended as diffusers does:\non, off, auto where a picture does not fit in one piece (auto)", .choices = "auto|on|off"},
+    {"weights", OPTION_CHOICE, FIELD(weights), "TYPE",
+     "how the UNet's weights lie on the device: f32, f16, int8 or nf4\n"
+     "(as the device computes: f16 on GPUs, f32 on CPUs); int8 and nf4\n"
+     "also serve as the frozen base of training", .choices = "f32|f16|int8|nf4"},
+    {"vae-tiling", OPTION_CHOICE, FIELD(vae_tiling), "WHEN",
+     "let the VAE work in tiles of 512 pixels, blended as diffusers does:\n"
+     "on, off, auto where a picture does not fit in one piece (auto)", .choices = "auto|on|off"},
     {"threads", OPTION_INT, FIELD(threads), "N", "threads of the CPU device and of the host (one per core)", 1, 256},
     {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
     {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
     {"debug", OPTION_FLAG, FIELD(debug), NULL, "say more: kernels, memory, timings"},
-    {"validate", OPTION_FLAG, FIELD(validate), NULL, "run under the Vulkan validation layer; any message is an error\n(also by the environment variable ATELIER_VALIDATE)"},
+    {"validate", OPTION_FLAG, FIELD(validate), NULL,
+     "run under the Vulkan validation layer; any message is an error\n(also by the environment variable ATELIER_VALIDATE)"},
     {"step", OPTION_FLAG, FIELD(step), NULL, "submit one operator at a time"},
     {"nan", OPTION_FLAG, FIELD(nan), NULL, "stop at the first operator whose result is not finite"},
     {"check", OPTION_FLAG, FIELD(check), NULL, "compare every operator with its double precision reference (very slow)"},
     {"kernel", OPTION_TEXT, FIELD(kernel), "OP=VARIANT", "use this kernel for that operator"},
-    {"class", OPTION_CHOICE, FIELD(class_name), "CLASS", "kernels of this class: cpu or gpu (the device's own)", 0, 0, "cpu|gpu"},
+    {"class", OPTION_CHOICE, FIELD(class_name), "CLASS",
+     "kernels of this class: cpu or gpu (the device's own)", 0, 0, "cpu|gpu"},
     {"f32", OPTION_FLAG, FIELD(f32), NULL, "keep weights and activations in f32 on a GPU"},
 };
 
@@ -37,11 +44,14 @@ struct option_table common_table(struct common *c) { return (struct option_table
 #undef FIELD
 #define FIELD(name) offsetof(struct model_files, name)
 static const struct option file_rows[] = {
-    {"vae", OPTION_TEXT, FIELD(vae), "FILE", "a VAE from elsewhere instead of the model's: a file, or a folder as diffusers has it;\na TAESD decoder draws faster, a little coarser"},
-    {"tokenizer", OPTION_TEXT, FIELD(tokenizer), "DIR", "vocab.json and merges.txt instead of the model's\n(a single file: CLIP's, which is built in)"},
+    {"vae", OPTION_TEXT, FIELD(vae), "FILE",
+     "a VAE from elsewhere instead of the model's: a file, or a folder as diffusers has it;\n"
+     "a TAESD decoder draws faster, a little coarser"},
+    {"tokenizer", OPTION_TEXT, FIELD(tokenizer), "DIR",
+     "vocab.json and merges.txt instead of the model's\n(a single file: CLIP's, which is built in)"},
     {"variant", OPTION_TEXT, FIELD(variant), "NAME", "of a folder's weights, such as fp16 (plain ones first)"},
-    {"prediction", OPTION_CHOICE, FIELD(prediction), "KIND", "what the UNet predicts: epsilon, v_prediction, sample\n(as the model says)", 0, 0,
-     "epsilon|v_prediction|sample"},
+    {"prediction", OPTION_CHOICE, FIELD(prediction), "KIND",
+     "what the UNet predicts: epsilon, v_prediction, sample\n(as the model says)", 0, 0, "epsilon|v_prediction|sample"},
 };
 
 struct option_table common_files_table(struct model_files *f) { return (struct option_table){OPTION_ROWS(file_rows), f}; }

@@ -22,7 +22,8 @@ static void on_step(void *ctx, int step, int n_steps) {
     if (p->now == 1) snprintf(which, sizeof which, "picture %d", p->done + 1);
     else snprintf(which, sizeof which, "pictures %d to %d", p->done + 1, p->done + p->now);
     log_progress("%s of %d, step %d of %d, %.1f steps/s, %s left", which, p->total, step, n_steps,
-                 (p->steps + (double)p->now * step) / spent, common_seconds_text(spent * (p->total - pictures) / pictures, left));
+                 (p->steps + (double)p->now * step) / spent,
+                 common_seconds_text(spent * (p->total - pictures) / pictures, left));
 }
 
 struct generate_progress draw_progress_begin(struct draw_progress *p, int n) {

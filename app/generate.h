@@ -11,7 +11,8 @@
 
 struct model;
 struct generate_options {
-    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths, *compose, *prompt_file, *content, *style;
+    const char *model, *negative, *lora_dir, *sampler, *schedule, *noise, *out, *from, *trace, *strengths, *compose,
+        *prompt_file, *content, *style;
     struct option_list prompts, loras;
     int steps, width, height, count, every, ensd, batch;
     double cfg, rescale, eta; /* eta NAN: the sampler's own */

@@ -31,7 +31,8 @@ bool generate_print_memory(struct engine *engine, const struct generate_params *
     if (!generate_memory_plan(engine, p, &m, e)) return false;
     printf("size        %dx%d, %s class, weights in %s, activations in %s\n", p->w, p->h,
            gpu_device_caps(engine->dev)->cls == KERNEL_GPU ? "gpu" : "cpu",
-           tensor_dtype_names[engine->model->unet_params->set->matrix_dtype], tensor_dtype_names[gpu_device_storage(engine->dev)]);
+           tensor_dtype_names[engine->model->unet_params->set->matrix_dtype],
+           tensor_dtype_names[gpu_device_storage(engine->dev)]);
     printf("memory      %s at most, of %s\n", common_bytes_text(m.peak_bytes, need), common_bytes_text(m.device_bytes, have));
     print_bytes("LoRAs", m.adapter_bytes, "");
     print_bytes("text encoders", m.text_bytes, ", gone before the UNet needs the room");

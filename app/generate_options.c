@@ -14,8 +14,10 @@ static const struct option rows[] = {
     {"model", OPTION_TEXT, FIELD(model), "DIR", "Stable Diffusion folder in diffusers' layout", .required = true},
     {"negative", OPTION_TEXT, FIELD(negative), "TEXT", "what to stay away from"},
     {"lora", OPTION_LIST, FIELD(loras), "FILE[:STRENGTH[:BLOCKS]]",
-     "LoRA file, strength 1 if not given; 0.2..1 over the steps, 0.8@0-40%\nin a part of them; BLOCKS: IN04=0.5,OUT=0 or A1111's numbers"},
-    {"content", OPTION_TEXT, FIELD(content), "FILE[:STRENGTH]", "what a B-LoRA's picture shows, without how it is drawn (train --recipe b-lora)"},
+     "LoRA file, strength 1 if not given; 0.2..1 over the steps, 0.8@0-40%\n"
+     "in a part of them; BLOCKS: IN04=0.5,OUT=0 or A1111's numbers"},
+    {"content", OPTION_TEXT, FIELD(content), "FILE[:STRENGTH]",
+     "what a B-LoRA's picture shows, without how it is drawn (train --recipe b-lora)"},
     {"style", OPTION_TEXT, FIELD(style), "FILE[:STRENGTH]", "how a B-LoRA's picture is drawn, without what it shows"},
     {"compose", OPTION_CHOICE, FIELD(compose), "HOW", "several LoRAs: sum (all at once), switch (in turn, in the order given)\n"
      "or composite (mean of what each predicts; every LoRA costs as much\nas a picture)", .choices = "sum|switch|composite"},
@@ -37,8 +39,11 @@ static const struct option rows[] = {
     {"seed", OPTION_SEED, FIELD(seed), "N", "noise of a prompt's first picture; --count goes on from it (0)"},
     {"width", OPTION_INT, FIELD(width), "N", "pixels, a multiple of 8; the model's own size if not given", 8, IMAGE_MAX_SIDE},
     {"height", OPTION_INT, FIELD(height), "N", "likewise", 8, IMAGE_MAX_SIDE},
-    {"batch", OPTION_INT, FIELD(batch), "N", "pictures of equal size drawn at once, as far as memory allows\n(4 in stylize and with --prompts, else 1)", 1, 64},
-    {"dry-run", OPTION_FLAG, FIELD(dry_run), NULL, "draw nothing; print how much memory it would take. With --class gpu\nand --memory also for a graphics card that is not here"},
+    {"batch", OPTION_INT, FIELD(batch), "N",
+     "pictures of equal size drawn at once, as far as memory allows\n(4 in stylize and with --prompts, else 1)", 1, 64},
+    {"dry-run", OPTION_FLAG, FIELD(dry_run), NULL,
+     "draw nothing; print how much memory it would take. With --class gpu\n"
+     "and --memory also for a graphics card that is not here"},
 };
 
 struct option_table generate_draw_table(struct generate_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }

@@ -23,7 +23,8 @@ static bool parse_factors(struct generate_plan *p, struct error *e) {
         char *end;
         double v = strtod(s, &end);
         if (end == s || (*end && *end != ',') || !isfinite(v) || fabs(v) > 100 || p->n_factors == MAX_FACTORS)
-            return error_set(e, "--strengths must be numbers with commas between them, like 0,0.5,1, not \"%s\".", TEXT_SHOW(p->o->strengths));
+            return error_set(e, "--strengths must be numbers with commas between them, like 0,0.5,1, not \"%s\".",
+                             TEXT_SHOW(p->o->strengths));
         p->factors[p->n_factors++] = (float)v;
         s = end;
         if (!*s) return true;
@@ -36,8 +37,9 @@ static bool take_line(struct generate_plan *p, int i, const char *raw, struct er
     struct recipe_lora *tags;
     size_t n;
     if (!text_utf8_valid(raw, strlen(raw))) return error_set(e, "Prompt %d is not UTF-8 text.", i + 1);
-    p->lines[i] = (struct generate_line){.raw = raw, .prompt = recipe_cut_loras(p->arena, raw, &tags, &n), .negative = o->negative,
-                                         .sampler = o->sampler, .w = o->width, .h = o->height, .steps = o->steps, .cfg = o->cfg,
+    p->lines[i] = (struct generate_line){.raw = raw, .prompt = recipe_cut_loras(p->arena, raw, &tags, &n),
+                                         .negative = o->negative, .sampler = o->sampler, .w = o->width, .h = o->height,
+                                         .steps = o->steps, .cfg = o->cfg,
                                          .seed = o->seed};
     for (size_t k = 0; k < n; k++)
         if (!lora_use_tag(&p->loras, &tags[k], i, e)) return false;
@@ -70,7 +72,8 @@ static bool take_file(struct generate_plan *p, struct error *e) {
     struct prompt_line *lines;
     const char *file = p->o->prompt_file;
     if (p->o->prompts.n) return error_set(e, "--prompt and --prompts do not go together; write all prompts into the file.");
-    if (p->o->grid) return error_set(e, "--grid and --prompts do not go together: pictures of a file may have settings of their own.");
+    if (p->o->grid)
+        return error_set(e, "--grid and --prompts do not go together: pictures of a file may have settings of their own.");
     if (!prompt_file_read(p->arena, file, &lines, &p->n_prompts, e)) return false;
     p->lines = arena_alloc_n(p->arena, (size_t)p->n_prompts, sizeof *p->lines);
     for (int i = 0; i < p->n_prompts; i++) {
@@ -84,10 +87,11 @@ static bool take_file(struct generate_plan *p, struct error *e) {
         if (from->has_seed) l->seed = from->seed;
         if (from->has_cfg) l->cfg = from->cfg;
         if (from->sampler && !(l->sampler = find_sampler(p->arena, from->sampler)))
-            return error_set(e, "%s, line %d: there is no sampler \"%s\"; --help lists those there are.", TEXT_SHOW(file), from->number,
-                             TEXT_SHOW(from->sampler));
+            return error_set(e, "%s, line %d: there is no sampler \"%s\"; --help lists those there are.", TEXT_SHOW(file),
+                             from->number, TEXT_SHOW(from->sampler));
         for (int k = 0; k < from->n_loras; k++)
-            if (!lora_use_file(&p->loras, from->loras[k], i, e)) return error_prefix(e, "%s, line %d", TEXT_SHOW(file), from->number);
+            if (!lora_use_file(&p->loras, from->loras[k], i, e))
+                return error_prefix(e, "%s, line %d", TEXT_SHOW(file), from->number);
     }
     return true;
 }
@@ -96,14 +100,15 @@ static bool take_file(struct generate_plan *p, struct error *e) {
 static bool check_compose(const struct generate_plan *p, struct error *e) {
     float *strength = arena_alloc_n(p->arena, (size_t)p->loras.n + 1, sizeof *strength);
     if (generate_compose(p->o) == GUIDE_SUM) return true;
-    if (p->o->regions.n) return error_set(e, "--region and --compose %s do not go together; leave one of them out.", p->o->compose);
+    if (p->o->regions.n)
+        return error_set(e, "--region and --compose %s do not go together; leave one of them out.", p->o->compose);
     for (int i = 0; i < p->n_prompts; i++) {
         int n = 0;
         lora_use_strengths(&p->loras, i, 1, strength);
         for (int k = 0; k < p->loras.n; k++) n += strength[k] != 0;
         if (n < 2)
-            return error_set(e, "--compose %s needs two LoRAs or more, and prompt %d has %d; add --lora FILE, or leave --compose out.",
-                             p->o->compose, i + 1, n);
+            return error_set(e, "--compose %s needs two LoRAs or more, and prompt %d has %d; add --lora FILE, or leave "
+                                "--compose out.", p->o->compose, i + 1, n);
     }
     return true;
 }
@@ -117,15 +122,18 @@ int generate_least_steps(const struct generate_plan *p) {
 
 bool generate_plan(struct generate_plan *p, struct generate_options *o, struct error *e) {
     p->o = o;
-    if (!o->prompts.n && !o->prompt_file) return error_set(e, "--prompt TEXT is needed, or --prompts FILE, or --from FILE.png.");
+    if (!o->prompts.n && !o->prompt_file)
+        return error_set(e, "--prompt TEXT is needed, or --prompts FILE, or --from FILE.png.");
     if (o->steps > 1000) return error_set(e, "The recipe's %d steps are more than 1000; give --steps.", o->steps);
-    if (o->negative && !text_utf8_valid(o->negative, strlen(o->negative))) return error_set(e, "The negative prompt is not UTF-8 text.");
+    if (o->negative && !text_utf8_valid(o->negative, strlen(o->negative)))
+        return error_set(e, "The negative prompt is not UTF-8 text.");
     for (int i = 0; i < o->loras.n; i++)
         if (!lora_use_file(&p->loras, o->loras.items[i], -1, e)) return false;
     if (!lora_use_split(&p->loras, o->content, o->style, e)) return false;
     if (!(o->prompt_file ? take_file(p, e) : take_prompts(p, e)) || !parse_factors(p, e)) return false;
     if (!region_use_plan(&o->regions, p->arena, p->n_prompts, &p->loras, e) || !check_compose(p, e)) return false;
-    if (o->strengths && !p->loras.n) return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
+    if (o->strengths && !p->loras.n)
+        return error_set(e, "--strengths sets how strong LoRAs are, but there is none: add --lora FILE.");
     return true;
 }
 

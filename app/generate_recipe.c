@@ -25,8 +25,9 @@ static void add_extra(struct arena *a, struct recipe *r, const char *key, const 
 
 static struct recipe base_recipe(const struct generate_plan *p, const struct generate_facts *f, const struct generate_line *l) {
     const struct generate_options *o = p->o;
-    struct recipe r = {.prompt = l->prompt, .negative = l->negative ? l->negative : "", .steps = l->steps, .w = l->w, .h = l->h, .has_cfg = true,
-                       .cfg = l->cfg, .has_seed = true, .seed = l->seed, .sampler = sampler_name_title(l->sampler),
+    struct recipe r = {.prompt = l->prompt, .negative = l->negative ? l->negative : "", .steps = l->steps, .w = l->w, .h = l->h,
+                       .has_cfg = true, .cfg = l->cfg, .has_seed = true, .seed = l->seed,
+                       .sampler = sampler_name_title(l->sampler),
                        .model = f->model_name, .model_hash = arena_strndup(p->arena, f->model_hash, 10), .version = VERSION};
     if (strcmp(o->schedule, "default")) r.schedule = schedule_name_title(o->schedule);
     if (strstr(o->schedule, "_full")) add_extra(p->arena, &r, "Schedule range", "full");
@@ -51,7 +52,8 @@ static void add_loras(const struct generate_plan *p, const struct generate_facts
         if (strength[i] == 0) continue;
         r->loras[r->n_loras++] = (struct recipe_lora){.name = f->adapter->names[i], .strength = strength[i],
                                                       .hash = arena_strndup(p->arena, f->adapter->hashes[i], 12)};
-        if (p->loras.specs[i].details) json_object_set_new(details, f->adapter->names[i], json_string(p->loras.specs[i].details));
+        if (p->loras.specs[i].details)
+            json_object_set_new(details, f->adapter->names[i], json_string(p->loras.specs[i].details));
     }
     if (json_object_size(details)) {
         char *text = json_dumps(details, JSON_COMPACT | JSON_SORT_KEYS);
@@ -102,7 +104,8 @@ struct reader {
 static bool open_to(const struct reader *d, const char *option) { return !option_given(d->cmd, d->given, option); }
 
 static void set_prompt(struct reader *d, const char *prompt) {
-    d->o->prompts.items = arena_grow(d->a, d->o->prompts.items, (size_t)d->o->prompts.n, (size_t)d->o->prompts.n + 1, sizeof(char *));
+    d->o->prompts.items =
+        arena_grow(d->a, d->o->prompts.items, (size_t)d->o->prompts.n, (size_t)d->o->prompts.n + 1, sizeof(char *));
     d->o->prompts.items[d->o->prompts.n++] = prompt;
 }
 
@@ -117,8 +120,8 @@ static bool take_sampler(struct reader *d, const struct recipe *r, const char **
         if (!*schedule) *schedule = space + 1;
     }
     if (!name)
-        return error_set(d->e, "%s was made with the sampler \"%s\", which is not here; choose another with --sampler.", d->file,
-                         TEXT_SHOW(r->sampler));
+        return error_set(d->e, "%s was made with the sampler \"%s\", which is not here; choose another with --sampler.",
+                         d->file, TEXT_SHOW(r->sampler));
     d->o->sampler = name;
     return true;
 }
@@ -133,8 +136,8 @@ static bool take_schedule(struct reader *d, const struct recipe *r, const char *
     }
     const char *name = schedule_name_find(schedule, strlen(schedule), foreign || (range && !strcmp(range, "full")));
     if (!name)
-        return error_set(d->e, "%s was made with the schedule \"%s\", which is not here; choose another with --schedule.", d->file,
-                         TEXT_SHOW(schedule));
+        return error_set(d->e, "%s was made with the schedule \"%s\", which is not here; choose another with --schedule.",
+                         d->file, TEXT_SHOW(schedule));
     d->o->schedule = name;
     return true;
 }
@@ -145,7 +148,8 @@ static bool take_noise(struct reader *d, const struct recipe *r) {
     if (open_to(d, "noise")) {
         bool gpu = rng ? !strcmp(rng, "NV") || !strcmp(rng, "GPU") : is_foreign(r);
         enum noise_source source;
-        if (rng && !gpu && strcmp(rng, "CPU") && !noise_source_parse(rng, &source, d->e)) return error_prefix(d->e, "%s", d->file);
+        if (rng && !gpu && strcmp(rng, "CPU") && !noise_source_parse(rng, &source, d->e))
+            return error_prefix(d->e, "%s", d->file);
         d->o->noise = gpu ? "philox" : rng && strcmp(rng, "CPU") ? rng : "torch";
     }
     if (ensd && open_to(d, "ensd")) {
@@ -163,7 +167,8 @@ static bool take_number(struct reader *d, const struct recipe *r, const char *fi
     if (!text || !open_to(d, option)) return true;
     char *end;
     double v = strtod(text, &end);
-    if (end == text || !(v >= 0 && v <= 1)) return error_set(d->e, "%s: %s is \"%s\", not a number from 0 to 1.", d->file, field, TEXT_SHOW(text));
+    if (end == text || !(v >= 0 && v <= 1))
+        return error_set(d->e, "%s: %s is \"%s\", not a number from 0 to 1.", d->file, field, TEXT_SHOW(text));
     *out = v;
     return true;
 }
@@ -216,11 +221,14 @@ static bool take_compose(struct reader *d, const struct recipe *r) {
     const char *how = recipe_extra(r, "Compose"), *every = recipe_extra(r, "Compose every");
     if (how && open_to(d, "compose")) {
         if (strcmp(how, "switch") && strcmp(how, "composite"))
-            return error_set(d->e, "The recipe's way to compose LoRAs, \"%s\", is not here; choose one with --compose.", TEXT_SHOW(how));
+            return error_set(d->e, "The recipe's way to compose LoRAs, \"%s\", is not here; choose one with --compose.",
+                             TEXT_SHOW(how));
         d->o->compose = how;
     }
     long n = every ? strtol(every, NULL, 10) : 0;
-    if (every && (n < 1 || n > 1000)) return error_set(d->e, "The recipe changes LoRAs every \"%s\" steps, which is no number; give --every.", TEXT_SHOW(every));
+    if (every && (n < 1 || n > 1000))
+        return error_set(d->e, "The recipe changes LoRAs every \"%s\" steps, which is no number; give --every.",
+                         TEXT_SHOW(every));
     if (every && open_to(d, "every")) d->o->every = (int)n;
     return true;
 }
@@ -232,8 +240,8 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
     if (sheet && open_to(d, "prompts") && !take_sheet(d, sheet)) return false;
     take_plain(d, r);
     const char *schedule = r->schedule;
-    if (!take_sampler(d, r, &schedule) || !take_schedule(d, r, schedule) || !take_noise(d, r) || !take_number(d, r, "Eta", "eta", &d->o->eta) ||
-        !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
+    if (!take_sampler(d, r, &schedule) || !take_schedule(d, r, schedule) || !take_noise(d, r) ||
+        !take_number(d, r, "Eta", "eta", &d->o->eta) || !take_number(d, r, "Guidance rescale", "rescale", &d->o->rescale))
         return false;
     if (!take_details(d, r) || !take_compose(d, r)) return false;
     struct region_use_given regions = {!open_to(d, "region"), !open_to(d, "region-method")};
@@ -243,9 +251,11 @@ static bool take_recipe(struct reader *d, const struct recipe *r, struct lora_us
         if (!lora_use_recipe(loras, &r->loras[i], d->e)) return false;
     struct prompt_use_given given = {!open_to(d, "prompt-style"), !open_to(d, "clip-skip"), !open_to(d, "embedding")};
     if (!prompt_use_read(&d->o->prompt_use, d->a, r, &given, loras->dir, d->e)) return false;
-    struct start_use_given start = {!open_to(d, "init-image"), !open_to(d, "mask"), !open_to(d, "strength"), !open_to(d, "hires"),
-                                    !open_to(d, "hires-strength"), !open_to(d, "hires-steps"), !open_to(d, "hires-upscaler")};
-    if (!start_use_read(&d->o->start, d->a, r, &start, path_dir(d->a, d->o->from), d->e)) return error_prefix(d->e, "%s", d->file);
+    struct start_use_given start = {!open_to(d, "init-image"),    !open_to(d, "mask"),           !open_to(d, "strength"),
+                                    !open_to(d, "hires"),         !open_to(d, "hires-strength"), !open_to(d, "hires-steps"),
+                                    !open_to(d, "hires-upscaler")};
+    if (!start_use_read(&d->o->start, d->a, r, &start, path_dir(d->a, d->o->from), d->e))
+        return error_prefix(d->e, "%s", d->file);
     static const char *const unknown[] = {"Hires resize-1", "Variation seed"};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
         if (recipe_extra(r, unknown[i])) log_warn("%s was made with \"%s\", which is not repeated", d->file, unknown[i]);

@@ -16,20 +16,24 @@ static void print_unet(const struct unet_config *c) {
 
 static void print_model(const struct model *m) {
     int factor = vae_config_factor(&m->vae);
-    printf("%s: %s %s%s\n", m->path, nn_family_name(m->family), m->single ? "in one file" : "in diffusers' layout", model_extra_channels(m) ? ", for inpainting" : "");
+    printf("%s: %s %s%s\n", m->path, nn_family_name(m->family), m->single ? "in one file" : "in diffusers' layout",
+           model_extra_channels(m) ? ", for inpainting" : "");
     print_unet(&m->unet);
     printf("parameters    UNet %.1f M, VAE %.1f M", (double)nn_params_count(m->unet_params) * 1e-6,
            (double)nn_params_count(m->vae_params) * 1e-6);
-    for (int i = 0; i < m->n_texts; i++) printf(", text encoder%s %.1f M", i ? " 2" : "", (double)nn_params_count(m->texts[i].params) * 1e-6);
+    for (int i = 0; i < m->n_texts; i++)
+        printf(", text encoder%s %.1f M", i ? " 2" : "", (double)nn_params_count(m->texts[i].params) * 1e-6);
     printf("\n");
     if (m->unet.sample_w) printf("made for      %dx%d pixels\n", m->unet.sample_w * factor, m->unet.sample_h * factor);
     printf("VAE           %dx smaller, %d channels, scale %g\n", factor, m->vae.latent_channels, (double)m->vae.scaling_factor);
     for (int i = 0; i < m->n_texts; i++) {
         const struct clip_config *t = &m->texts[i].cfg;
-        printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", t->layers, t->width, t->positions, t->vocabulary);
+        printf("text encoder  %d layers of width %d, %d tokens at most of %d known\n", t->layers, t->width, t->positions,
+               t->vocabulary);
     }
     printf("predicts      %s over %d times%s (%s)\n", model_prediction_name(m->schedule.prediction),
-           m->schedule.n_train ? m->schedule.n_train : 1000, m->schedule.zero_terminal_snr ? ", zero terminal SNR" : "", m->prediction_from);
+           m->schedule.n_train ? m->schedule.n_train : 1000, m->schedule.zero_terminal_snr ? ", zero terminal SNR" : "",
+           m->prediction_from);
     int text_layers = 0;
     for (int i = 0; i < m->n_texts; i++) text_layers += m->texts[i].targets.n;
     printf("LoRAs         can attach to %d UNet and %d text encoder layers\n", m->unet_targets.n, text_layers);
@@ -46,7 +50,8 @@ static void print_report(const struct checkpoint_report *r, bool all) {
     for (int i = 0; i < r->n_files; i++) {
         const struct checkpoint_file_report *f = &r->files[i];
         size_t ignored = f->n_tensors - f->n_used - f->n_unknown;
-        printf("weights       %s: %zu tensors, %zu used, %zu ignored, %zu unknown\n", f->path, f->n_tensors, f->n_used, ignored, f->n_unknown);
+        printf("weights       %s: %zu tensors, %zu used, %zu ignored, %zu unknown\n", f->path, f->n_tensors, f->n_used, ignored,
+               f->n_unknown);
         for (int k = 0; k < f->n_reasons; k++)
             printf("    ignored (%zu): %s, such as %s\n", f->ignored[k].n, f->ignored[k].why, TEXT_SHOW(f->ignored[k].example));
         print_names("unknown: no layer asks for them", f->unknown, f->n_unknown, all);

@@ -20,8 +20,9 @@ static bool request(struct lora_use *u, const char *path, const struct lora_spec
     if (file < u->n) {
         const char *old = u->specs[file].details, *new = spec->details;
         if (!old != !new || (old && strcmp(old, new) != 0))
-            return error_set(e, "%s is used twice, as \"%s\" and as \"%s\": a LoRA has one course and one set of block strengths in a run.",
-                             TEXT_SHOW(path), TEXT_SHOW(old ? old : "a plain strength"), TEXT_SHOW(new ? new : "a plain strength"));
+            return error_set(e, "%s is used twice, as \"%s\" and as \"%s\": a LoRA has one course and one set of block "
+                                "strengths in a run.", TEXT_SHOW(path), TEXT_SHOW(old ? old : "a plain strength"),
+                             TEXT_SHOW(new ? new : "a plain strength"));
     } else {
         u->paths = arena_grow(u->arena, u->paths, (size_t)u->n, (size_t)u->n + 1, sizeof *u->paths);
         u->specs = arena_grow(u->arena, u->specs, (size_t)u->n, (size_t)u->n + 1, sizeof *u->specs);
@@ -34,7 +35,8 @@ static bool request(struct lora_use *u, const char *path, const struct lora_spec
 }
 
 /* "FILE:REST": the path is as long as something is called so. */
-static bool take_path(struct lora_use *u, const char *text, const char *option, const char **out, const char **rest, struct error *e) {
+static bool take_path(struct lora_use *u, const char *text, const char *option, const char **out, const char **rest,
+                      struct error *e) {
     const char *path = text;
     *rest = "";
     for (const char *colon = text + strlen(text); !os_path_exists(path) && colon > text;) {
@@ -57,7 +59,8 @@ static bool take_path(struct lora_use *u, const char *text, const char *option, 
 bool lora_use_file(struct lora_use *u, const char *text, int prompt, struct error *e) {
     const char *path, *rest;
     struct lora_spec spec;
-    return take_path(u, text, "--lora", &path, &rest, e) && lora_spec_parse(rest, u->arena, &spec, e) && request(u, path, &spec, prompt, e);
+    return take_path(u, text, "--lora", &path, &rest, e) && lora_spec_parse(rest, u->arena, &spec, e) &&
+           request(u, path, &spec, prompt, e);
 }
 
 /* A part's file and strength. */
@@ -69,7 +72,8 @@ struct part {
 static bool take_part(struct lora_use *u, const char *text, struct part *p, struct error *e) {
     if (!text) return true;
     if (!take_path(u, text, p->option, &p->path, &p->rest, e) || !lora_spec_parse(p->rest, u->arena, &p->spec, e)) return false;
-    if (p->spec.has_blocks) return error_set(e, "%s chooses the block itself; write FILE or FILE:STRENGTH, or use --lora with blocks.", p->option);
+    if (p->spec.has_blocks)
+        return error_set(e, "%s chooses the block itself; write FILE or FILE:STRENGTH, or use --lora with blocks.", p->option);
     if (!*p->rest) p->rest = "1";
     return true;
 }
@@ -84,12 +88,16 @@ bool lora_use_split(struct lora_use *u, const char *content, const char *style, 
     if (!take_part(u, content, &parts[0], e) || !take_part(u, style, &parts[1], e)) return false;
     if (content && style && !strcmp(parts[0].path, parts[1].path)) {
         if (parts[0].spec.details || parts[1].spec.details)
-            return error_set(e, "--content and --style are one file, whose parts cannot have courses of their own: give plain strengths.");
-        return request_blocks(u, parts[0].path, arena_printf(u->arena, "1:*=0,CONTENT=%.9g,STYLE=%.9g", (double)parts[0].spec.strength,
-                                                             (double)parts[1].spec.strength), e);
+            return error_set(e, "--content and --style are one file, whose parts cannot have courses of their own: give plain "
+                                "strengths.");
+        return request_blocks(u, parts[0].path, arena_printf(u->arena, "1:*=0,CONTENT=%.9g,STYLE=%.9g",
+                                                             (double)parts[0].spec.strength, (double)parts[1].spec.strength),
+                                                             e);
     }
     for (int i = 0; i < 2; i++)
-        if (parts[i].path && !request_blocks(u, parts[i].path, arena_printf(u->arena, "%s:*=0,%s=1", parts[i].rest, parts[i].name), e)) return false;
+        if (parts[i].path &&
+            !request_blocks(u, parts[i].path, arena_printf(u->arena, "%s:*=0,%s=1", parts[i].rest, parts[i].name), e))
+            return false;
     return true;
 }
 
@@ -135,7 +143,8 @@ bool lora_use_tag(struct lora_use *u, const struct recipe_lora *l, int prompt, s
     char *text;
     int n = list_dir(u, &names, &text, e);
     if (n < 0) return false;
-    if (!n) return error_set(e, "There is no LoRA \"%s\": %s holds no .safetensors files.", TEXT_SHOW(l->name), TEXT_SHOW(u->dir));
+    if (!n)
+        return error_set(e, "There is no LoRA \"%s\": %s holds no .safetensors files.", TEXT_SHOW(l->name), TEXT_SHOW(u->dir));
     return error_set(e, "There is no LoRA \"%s\" in %s; it has %s.", TEXT_SHOW(l->name), TEXT_SHOW(u->dir), text);
 }
 

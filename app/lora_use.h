@@ -22,9 +22,10 @@ struct lora_use {
     int n_requests;
 };
 
-/* --lora FILE[:STRENGTH[@STEPS][:BLOCKS]] for one prompt, or with -1 for every prompt. A file whose name ends like a strength wins over the strength. */
+/* --lora FILE[:STRENGTH[@STEPS][:BLOCKS]] for one prompt, or with -1 for every prompt. A file whose name ends like a strength
+ * wins over the strength. */
 bool lora_use_file(struct lora_use *u, const char *text, int prompt, struct error *e);
-/* --content FILE[:STRENGTH[@STEPS]] and --style likewise, either NULL: that part of a B-LoRA alone; both may be the same file. */
+/* --content FILE[:STRENGTH[@STEPS]] and --style likewise, either NULL: that part of a B-LoRA alone; both may be one file. */
 bool lora_use_split(struct lora_use *u, const char *content, const char *style, struct error *e);
 /* A prompt's <lora:name:strength>: NAME.safetensors in dir. The error lists what is there. */
 bool lora_use_tag(struct lora_use *u, const struct recipe_lora *l, int prompt, struct error *e);

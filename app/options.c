@@ -163,11 +163,13 @@ static bool config_apply(const struct option_command *cmd, const char *file, str
     json_t *v;
     json_object_foreach(o, key, v) {
         struct found f;
-        if (!find(cmd, key, strlen(key), &f) || strcmp(key, "config") == 0) ok = unknown_option(cmd, key, e) || error_prefix(e, "%s", file);
+        if (!find(cmd, key, strlen(key), &f) || strcmp(key, "config") == 0)
+            ok = unknown_option(cmd, key, e) || error_prefix(e, "%s", file);
         else if (!from_line[f.index]) {
             out->given[f.index] = true;
             size_t n = json_is_array(v) && f.row->type == OPTION_LIST ? json_array_size(v) : 1;
-            for (size_t i = 0; ok && i < n; i++) ok = config_value(a, file, &f, n == 1 && !json_is_array(v) ? v : json_array_get(v, i), e);
+            for (size_t i = 0; ok && i < n; i++)
+                ok = config_value(a, file, &f, n == 1 && !json_is_array(v) ? v : json_array_get(v, i), e);
         }
         if (!ok) break;
     }
@@ -223,8 +225,8 @@ static bool split(const struct option_command *cmd, int argc, char **argv, struc
             else if (w[0] == '-' && w[1] && !words_only)
                 return error_set(e, "Options begin with two dashes: there is no %s; --help lists them.", TEXT_SHOW(w));
             else if (out->n_args >= cmd->max_args)
-                return error_set(e, "\"%s\" is one word too many; texts with spaces need quotes. Usage: atelier %s", TEXT_SHOW(w),
-                                 cmd->usage);
+                return error_set(e, "\"%s\" is one word too many; texts with spaces need quotes. Usage: atelier %s",
+                                 TEXT_SHOW(w), cmd->usage);
             else out->args[out->n_args++] = w;
             continue;
         }
@@ -255,8 +257,8 @@ bool option_parse(const struct option_command *cmd, int argc, char **argv, struc
     return check_required(cmd, out, e);
 }
 
-bool option_preset(const struct option_command *cmd, const struct option_result *r, const char *name, const char *text, struct arena *a,
-                   struct error *e) {
+bool option_preset(const struct option_command *cmd, const struct option_result *r, const char *name, const char *text,
+                   struct arena *a, struct error *e) {
     struct found f;
     bool known = find(cmd, name, strlen(name), &f);
     assert(known);

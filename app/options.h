@@ -66,8 +66,8 @@ bool option_parse(const struct option_command *cmd, int argc, char **argv, struc
                   struct error *e);
 /* Sets an option that was not given, from text, as --config would: for defaults that are known only after parsing. The name
  * must be a row's. */
-bool option_preset(const struct option_command *cmd, const struct option_result *r, const char *name, const char *text, struct arena *a,
-                   struct error *e);
+bool option_preset(const struct option_command *cmd, const struct option_result *r, const char *name, const char *text,
+                   struct arena *a, struct error *e);
 bool option_given(const struct option_command *cmd, const struct option_result *r, const char *name);
 
 /* Prints usage, about and every option with its default to stdout. Call before option_parse fills the values. */

@@ -16,8 +16,10 @@ static const struct option rows[] = {
      "diffusers: every character is text, 75 tokens count;\na1111: (x) [x] (x:1.3) BREAK AND [a:b:0.5] [a|b], any length;\n"
      "compel: x++ (x y)1.3 (\"a\", \"b\").blend(1, 1)",
      .choices = "diffusers|a1111|compel"},
-    {"clip-skip", OPTION_INT, FIELD(clip_skip), "N", "layer of the text encoder that counts, from the end, as A1111 does;\nnot given, the model's own", 1, 100},
-    {"embedding", OPTION_LIST, FIELD(embeddings), "[WORD=]FILE", "learnt word (textual inversion), called like the file if not said"},
+    {"clip-skip", OPTION_INT, FIELD(clip_skip), "N",
+     "layer of the text encoder that counts, from the end, as A1111 does;\nnot given, the model's own", 1, 100},
+    {"embedding", OPTION_LIST, FIELD(embeddings), "[WORD=]FILE",
+     "learnt word (textual inversion), called like the file if not said"},
 };
 
 void prompt_use_defaults(struct prompt_use *u) { u->style = "diffusers"; }
@@ -37,7 +39,8 @@ static const char *file_of(const char *text) {
     return equals && !os_path_is_file(text) ? equals + 1 : text;
 }
 
-bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_file *const *loras, int n, struct arena *a, struct error *e) {
+bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_file *const *loras, int n, struct arena *a,
+                     struct error *e) {
     int widths[MODEL_MAX_TEXTS];
     for (int i = 0; i < m->n_texts; i++) widths[i] = m->texts[i].cfg.width;
     u->words.arena = a;
@@ -47,7 +50,8 @@ bool prompt_use_load(struct prompt_use *u, const struct model *m, struct lora_fi
         const char *hash = common_file_hash(a, file_of(u->embeddings.items[i]), e);
         if (!hash) return false;
         for (int k = before; k < u->words.n; k++)
-            u->hashes = arena_printf(a, "%s%s%s: %s", u->hashes ? u->hashes : "", u->hashes ? ", " : "", u->words.items[k].word, hash);
+            u->hashes =
+                arena_printf(a, "%s%s%s: %s", u->hashes ? u->hashes : "", u->hashes ? ", " : "", u->words.items[k].word, hash);
     }
     return adapter_words_load(m, loras, n, &u->words, e);
 }
@@ -61,19 +65,21 @@ void prompt_use_write(const struct prompt_use *u, struct arena *a, struct recipe
 }
 
 /* WORD.safetensors, .pt or .bin in dir whose hash is the recipe's. */
-static bool find_word(struct prompt_use *u, struct arena *a, const char *word, const char *hash, const char *dir, struct error *e) {
+static bool find_word(struct prompt_use *u, struct arena *a, const char *word, const char *hash, const char *dir,
+                      struct error *e) {
     static const char *const endings[] = {"safetensors", "pt", "bin"};
     for (int i = 0; i < 3 && !strchr(word, '/'); i++) {
         const char *path = arena_printf(a, "%s/%s.%s", dir, word, endings[i]);
         struct error ignored;
         const char *own = os_path_is_file(path) ? common_file_hash(a, path, &ignored) : NULL;
         if (!own || strncmp(own, hash, strlen(own))) continue;
-        u->embeddings.items = arena_grow(a, u->embeddings.items, (size_t)u->embeddings.n, (size_t)u->embeddings.n + 1, sizeof(char *));
+        u->embeddings.items =
+            arena_grow(a, u->embeddings.items, (size_t)u->embeddings.n, (size_t)u->embeddings.n + 1, sizeof(char *));
         u->embeddings.items[u->embeddings.n++] = path;
         return true;
     }
-    return error_set(e, "The picture was made with the learnt word \"%s\" (hash %s), which is not in %s; give its file with --embedding.",
-                     TEXT_SHOW(word), TEXT_SHOW(hash), TEXT_SHOW(dir));
+    return error_set(e, "The picture was made with the learnt word \"%s\" (hash %s), which is not in %s; give its file with "
+                        "--embedding.", TEXT_SHOW(word), TEXT_SHOW(hash), TEXT_SHOW(dir));
 }
 
 /* "word: hash, word: hash": words may hold colons, hashes not. */
@@ -81,7 +87,9 @@ static bool read_words(struct prompt_use *u, struct arena *a, const char *text, 
     while (*text) {
         size_t n = strcspn(text, ",");
         char *pair = arena_strndup(a, text, n), *colon = strrchr(pair, ':');
-        if (!colon) return error_set(e, "The recipe's field TI hashes reads \"%s\", which is no list of words and hashes.", TEXT_SHOW(text));
+        if (!colon)
+            return error_set(e, "The recipe's field TI hashes reads \"%s\", which is no list of words and hashes.",
+                             TEXT_SHOW(text));
         *colon++ = 0;
         while (*colon == ' ') colon++;
         if (!find_word(u, a, pair, colon, dir, e)) return false;
@@ -91,17 +99,19 @@ static bool read_words(struct prompt_use *u, struct arena *a, const char *text, 
     return true;
 }
 
-bool prompt_use_read(struct prompt_use *u, struct arena *a, const struct recipe *r, const struct prompt_use_given *given, const char *dir,
-                     struct error *e) {
+bool prompt_use_read(struct prompt_use *u, struct arena *a, const struct recipe *r, const struct prompt_use_given *given,
+                     const char *dir, struct error *e) {
     bool foreign = !r->version || strncmp(r->version, "atelier", 7) != 0;
-    const char *style = recipe_extra(r, "Prompt style"), *skip = recipe_extra(r, "Clip skip"), *words = recipe_extra(r, "TI hashes");
+    const char *style = recipe_extra(r, "Prompt style"), *skip = recipe_extra(r, "Clip skip"),
+               *words = recipe_extra(r, "TI hashes");
     enum prompt_style known;
     if (style && !prompt_style_find(style, &known))
         return error_set(e, "The recipe's prompt style \"%s\" is not here; choose one with --prompt-style.", TEXT_SHOW(style));
     if (!given->style) u->style = style ? prompt_style_name(known) : foreign ? "a1111" : "diffusers";
     char *end;
     long n = skip ? strtol(skip, &end, 10) : 0;
-    if (skip && (*end || n < 1 || n > 100)) return error_set(e, "The recipe's clip skip \"%s\" is no number of layers; give --clip-skip.", TEXT_SHOW(skip));
+    if (skip && (*end || n < 1 || n > 100))
+        return error_set(e, "The recipe's clip skip \"%s\" is no number of layers; give --clip-skip.", TEXT_SHOW(skip));
     if (skip && !given->clip_skip) u->clip_skip = (int)n;
     return !words || given->embeddings || read_words(u, a, words, dir, e);
 }

@@ -29,14 +29,15 @@ enum guide_regions region_use_method(const struct region_use *u);
 /* Makes the maps of a picture of w x h pixels, in the size of the largest latent that is drawn. */
 bool region_use_load(struct region_use *u, struct arena *a, int w, int h, int latent_w, int latent_h, struct error *e);
 /* What generate_picture wants. */
-const struct guide_region *region_use_list(const struct region_use *u, struct arena *a, const struct lora_use *loras, int n_prompts, float factor);
+const struct guide_region *region_use_list(const struct region_use *u, struct arena *a, const struct lora_use *loras,
+                                           int n_prompts, float factor);
 
 void region_use_write(const struct region_use *u, struct arena *a, struct recipe *r);
-/* What was given stays. Masks may lie beside the recipe, in `dir`. Recipes from before there was a choice are by predictions. */
+/* What was given stays. Masks may lie beside the recipe, in `dir`. Recipes older than the choice are by predictions. */
 struct region_use_given {
     bool region, method;
 };
-bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given, const char *dir,
-                     struct error *e);
+bool region_use_read(struct region_use *u, struct arena *a, const struct recipe *r, const struct region_use_given *given,
+                     const char *dir, struct error *e);
 
 #endif

@@ -20,7 +20,8 @@ static const struct option rows[] = {
     {"hires", OPTION_NUMBER, FIELD(hires), "SCALE", "a second pass at --width and --height times this", 1, 16},
     {"hires-strength", OPTION_NUMBER, FIELD(hires_strength), "X", "its --strength", 0, 1},
     {"hires-steps", OPTION_INT, FIELD(hires_steps), "N", "its --steps; as the first pass if not given", 1, 1000},
-    {"hires-upscaler", OPTION_CHOICE, FIELD(upscaler), "NAME", "between the passes: latent (soft) or lanczos", .choices = "latent|lanczos"},
+    {"hires-upscaler", OPTION_CHOICE, FIELD(upscaler), "NAME", "between the passes: latent (soft) or lanczos",
+     .choices = "latent|lanczos"},
 };
 
 void start_use_defaults(struct start_use *u) {
@@ -31,12 +32,14 @@ struct option_table start_use_table(struct start_use *u) { return (struct option
 
 static bool plan_hires(struct start_use *u, int steps, struct error *e) {
     if (u->picture_path)
-        return error_set(e, "--hires draws its first pass from noise and takes no --init-image; draw over the picture with a larger "
-                            "--width and --height instead.");
-    if (u->hires <= 1) return error_set(e, "--hires %g does not make the picture larger; give a scale above 1, like 1.5 or 2.", u->hires);
+        return error_set(e, "--hires draws its first pass from noise and takes no --init-image; draw over the picture with a "
+                            "larger --width and --height instead.");
+    if (u->hires <= 1)
+        return error_set(e, "--hires %g does not make the picture larger; give a scale above 1, like 1.5 or 2.", u->hires);
     int n = u->hires_steps ? u->hires_steps : steps;
     if (init_image_steps(n, u->hires_strength) < 1)
-        return error_set(e, "--hires-strength %g does none of the second pass's %d steps; give at least %.3g.", u->hires_strength, n, 1.0 / n);
+        return error_set(e, "--hires-strength %g does none of the second pass's %d steps; give at least %.3g.",
+                         u->hires_strength, n, 1.0 / n);
     u->second = (struct hires_params){.scale = u->hires, .strength = u->hires_strength, .steps = u->hires_steps,
                                       .upscaler = strcmp(u->upscaler, "latent") ? HIRES_LANCZOS : HIRES_LATENT};
     return true;
@@ -91,8 +94,9 @@ bool start_use_fit(struct start_use *u, struct arena *a, int w, int h, int facto
     for (int y = 0; y < h && !any; y += factor)
         for (int x = 0; x < w && !any; x += factor) any = grey[(size_t)y * (size_t)w + (size_t)x] >= 128;
     if (!any)
-        return error_set(e, "The mask %s is black everywhere at the model's scale, so that nothing would be drawn; paint white, in patches "
-                            "of %d pixels or more, what is to be drawn anew.", TEXT_SHOW(u->mask_path), factor);
+        return error_set(e, "The mask %s is black everywhere at the model's scale, so that nothing would be drawn; paint "
+                            "white, in patches of %d pixels or more, what is to be drawn anew.", TEXT_SHOW(u->mask_path),
+                         factor);
     u->init.mask = grey;
     return true;
 }
@@ -142,30 +146,36 @@ static bool read_hires(struct start_use *u, const struct recipe *r, const struct
     if (!upscaler || given->upscaler) return true;
     if (!strcmp(upscaler, "Latent")) u->upscaler = "latent";
     else if (!strcmp(upscaler, "Lanczos") || !strcmp(upscaler, "None")) u->upscaler = "lanczos";
-    else return error_set(e, "The recipe's upscaler \"%s\" is not here; choose another with --hires-upscaler.", TEXT_SHOW(upscaler));
+    else
+        return error_set(e, "The recipe's upscaler \"%s\" is not here; choose another with --hires-upscaler.",
+                         TEXT_SHOW(upscaler));
     return true;
 }
 
-/* `hash`: of the file that is meant, NULL where the recipe does not say. A restyled picture often has the name of its source. */
-static bool find_file(struct arena *a, const char *dir, const char *name, const char *hash, const char *option, const char **out,
-                      struct error *e) {
+/* `hash`: of the file that is meant, NULL where the recipe does not say. A restyled picture often has its source's name. */
+static bool find_file(struct arena *a, const char *dir, const char *name, const char *hash, const char *option,
+                      const char **out, struct error *e) {
     *out = path_join(a, dir, path_base(name));
     if (!os_path_is_file(*out))
-        return error_set(e, "The recipe draws over \"%s\", which is not in %s; give it with --%s.", TEXT_SHOW(name), TEXT_SHOW(dir), option);
+        return error_set(e, "The recipe draws over \"%s\", which is not in %s; give it with --%s.", TEXT_SHOW(name),
+                         TEXT_SHOW(dir), option);
     const char *own = hash ? common_file_hash(a, *out, e) : NULL;
     if (hash && !own) return false;
     return !hash || !strcmp(own, hash) ||
-           error_set(e, "The recipe draws over another \"%s\" (hash %s) than the one in %s; give it with --%s.", TEXT_SHOW(name), TEXT_SHOW(hash),
-                     TEXT_SHOW(dir), option);
+           error_set(e, "The recipe draws over another \"%s\" (hash %s) than the one in %s; give it with --%s.",
+                     TEXT_SHOW(name), TEXT_SHOW(hash), TEXT_SHOW(dir), option);
 }
 
-bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r, const struct start_use_given *given, const char *dir,
-                    struct error *e) {
+bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r, const struct start_use_given *given,
+                    const char *dir, struct error *e) {
     const char *picture = recipe_extra(r, "Init image"), *mask = recipe_extra(r, "Mask");
     if (recipe_extra(r, "Hires upscale")) return read_hires(u, r, given, e);
     if (!recipe_extra(r, "Denoising strength")) return true;
     if (!given->strength && !read_number(r, "Denoising strength", 0, 1, &u->strength, e)) return false;
-    if (!picture && !given->picture) log_warn("the recipe draws over a picture that it does not name; give it with --init-image");
-    if (picture && !given->picture && !find_file(a, dir, picture, recipe_extra(r, "Init image hash"), "init-image", &u->picture_path, e)) return false;
+    if (!picture && !given->picture)
+        log_warn("the recipe draws over a picture that it does not name; give it with --init-image");
+    if (picture && !given->picture &&
+        !find_file(a, dir, picture, recipe_extra(r, "Init image hash"), "init-image", &u->picture_path, e))
+        return false;
     return !mask || given->mask || find_file(a, dir, mask, recipe_extra(r, "Mask hash"), "mask", &u->mask_path, e);
 }

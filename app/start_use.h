@@ -39,7 +39,7 @@ void start_use_write(const struct start_use *u, struct arena *a, struct recipe *
 struct start_use_given {
     bool picture, mask, strength, hires, hires_strength, hires_steps, upscaler;
 };
-bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r, const struct start_use_given *given, const char *dir,
-                    struct error *e);
+bool start_use_read(struct start_use *u, struct arena *a, const struct recipe *r, const struct start_use_given *given,
+                    const char *dir, struct error *e);
 
 #endif

@@ -24,7 +24,8 @@ struct stylize {
     struct stylize_item *items;
     int n;
 };
-/* Lists the pictures, reads their headers, finds masks and names for results, and hands their prompts to `g`. Nothing is written. */
+/* Lists the pictures, reads their headers, finds masks and names for results, and hands their prompts to `g`. Nothing is
+ * written. */
 bool stylize_scan(struct stylize *s, struct generate_options *g, struct error *e);
 /* Gives every line its size and its picture; once the plan is made and the model known. */
 void stylize_fit(struct stylize *s, struct generate_plan *p, const struct model *m);

@@ -43,14 +43,16 @@ static bool check_folders(const struct stylize *s, struct error *e) {
     size_t end = strlen(out);
     while (end > 1 && out[end - 1] == '/') end--;
     out = arena_strndup(s->arena, out, end);
-    if (os_path_exists(out) && !os_path_is_dir(out)) return error_set(e, "--out %s is a file; a folder is needed.", TEXT_SHOW(out));
+    if (os_path_exists(out) && !os_path_is_dir(out))
+        return error_set(e, "--out %s is a file; a folder is needed.", TEXT_SHOW(out));
     if (!os_path_is_dir(data)) return error_set(e, "There is no folder %s for --data.", TEXT_SHOW(data));
-    if (s->o->mask_dir && !os_path_is_dir(s->o->mask_dir)) return error_set(e, "There is no folder %s for --mask-dir.", TEXT_SHOW(s->o->mask_dir));
+    if (s->o->mask_dir && !os_path_is_dir(s->o->mask_dir))
+        return error_set(e, "There is no folder %s for --mask-dir.", TEXT_SHOW(s->o->mask_dir));
     const char *from = real_path(s->arena, data), *to = real_path(s->arena, out);
     size_t n = strlen(from);
     if (strncmp(from, to, n) == 0 && (to[n] == '/' || !to[n] || from[n - 1] == '/'))
-        return error_set(e, "--out %s lies in --data %s, so that results would be taken for pictures to restyle; choose another folder.",
-                         TEXT_SHOW(s->o->out), TEXT_SHOW(data));
+        return error_set(e, "--out %s lies in --data %s, so that results would be taken for pictures to restyle; choose "
+                            "another folder.", TEXT_SHOW(s->o->out), TEXT_SHOW(data));
     return true;
 }
 
@@ -65,8 +67,8 @@ static bool check_names(const struct stylize *s, struct error *e) {
     qsort(sorted, (size_t)s->n, sizeof *sorted, by_out);
     for (int i = 1; i < s->n; i++)
         if (!by_out(&sorted[i - 1], &sorted[i]))
-            return error_set(e, "%s and %s would both become %s; rename one of them.", TEXT_SHOW(sorted[i - 1]->name), TEXT_SHOW(sorted[i]->name),
-                             TEXT_SHOW(sorted[i]->out));
+            return error_set(e, "%s and %s would both become %s; rename one of them.", TEXT_SHOW(sorted[i - 1]->name),
+                             TEXT_SHOW(sorted[i]->name), TEXT_SHOW(sorted[i]->out));
     return true;
 }
 
@@ -80,7 +82,8 @@ static bool find_mask(const struct stylize *s, struct stylize_item *item, struct
         item->start.mask_path = arena_printf(s->arena, "%s.%s", stem, endings[i]);
         if (os_path_is_file(item->start.mask_path)) return true;
     }
-    return error_set(e, "There is no mask %s.png for %s; --mask-dir needs one for every picture.", TEXT_SHOW(stem), TEXT_SHOW(item->name));
+    return error_set(e, "There is no mask %s.png for %s; --mask-dir needs one for every picture.", TEXT_SHOW(stem),
+                     TEXT_SHOW(item->name));
 }
 
 static bool look_at(struct stylize *s, int i, struct error *e) {
@@ -102,7 +105,8 @@ bool stylize_scan(struct stylize *s, struct generate_options *g, struct error *e
     struct dataset_params dp = {.dir = o->data, .caption = words ? NULL : "", .default_caption = o->caption};
     struct dataset d;
     if (!check_folders(s, e)) return false;
-    if (o->caption && !words) return error_set(e, "--caption counts only where --prompt has %s in it, or is not given.", own_words);
+    if (o->caption && !words)
+        return error_set(e, "--caption counts only where --prompt has %s in it, or is not given.", own_words);
     if (!dataset_scan(s->arena, &dp, &d, e)) return false;
     s->n = (int)d.n;
     s->items = arena_alloc_n(s->arena, d.n, sizeof *s->items);
@@ -129,11 +133,13 @@ static int round_to(double x, int step) {
     return n < step ? step : n;
 }
 
-/* As many pixels as the model draws by itself, in the picture's shape; what --width or --height says, the other side follows. */
+/* As many pixels as the model draws by itself, in the picture's shape; to --width or --height the other side follows. */
 static void fit_to_model(const struct stylize_item *item, const struct model *m, struct generate_line *l) {
     int factor = vae_config_factor(&m->vae), w = 0, h = 0;
     generate_fill_size(m, &w, &h);
-    double scale = l->w ? (double)l->w / item->w : l->h ? (double)l->h / item->h : sqrt((double)w * h / ((double)item->w * item->h));
+    double scale = l->w   ? (double)l->w / item->w
+                   : l->h ? (double)l->h / item->h
+                          : sqrt((double)w * h / ((double)item->w * item->h));
     if (!l->w) l->w = round_to(item->w * scale, factor);
     if (!l->h) l->h = round_to(item->h * scale, factor);
 }
@@ -145,7 +151,8 @@ void stylize_fit(struct stylize *s, struct generate_plan *p, const struct model 
         int factor = vae_config_factor(&m->vae);
         l->start = &item->start;
         if (item->state == STYLIZE_BAD) continue;
-        if (s->o->own_size && item->w >= factor && item->h >= factor) l->w = item->w / factor * factor, l->h = item->h / factor * factor;
+        if (s->o->own_size && item->w >= factor && item->h >= factor)
+            l->w = item->w / factor * factor, l->h = item->h / factor * factor;
         else fit_to_model(item, m, l);
     }
 }
@@ -169,8 +176,8 @@ bool stylize_find_done(struct stylize *s, const struct generate_plan *p, const s
         if (!start_use_hash(&item->start, s->arena, e)) ok = stylize_bad(s, i, e);
         else if (there && !strcmp(there, generate_recipe(p, f, i, 0, 1))) item->state = STYLIZE_THERE;
         else
-            ok = error_set(e, "%s is there and was made otherwise%s; give another --out, or --overwrite to draw it anew.", TEXT_SHOW(item->out),
-                           there ? " (`atelier inspect` shows how)" : " (it carries no recipe)");
+            ok = error_set(e, "%s is there and was made otherwise%s; give another --out, or --overwrite to draw it anew.",
+                           TEXT_SHOW(item->out), there ? " (`atelier inspect` shows how)" : " (it carries no recipe)");
         arena_destroy(&a);
     }
     return ok;

@@ -15,60 +15,92 @@ static const struct option rows[] = {
     {"lr-cycles", OPTION_INT, FIELD(lr_cycles), "N", "how often cosine_with_restarts falls to 0 (1)", 0, 10000},
     {"lr-power", OPTION_NUMBER, FIELD(lr_power), "X", "power of polynomial (1)", 0, 100},
     {"lr-end", OPTION_NUMBER, FIELD(lr_end), "X", "learning rate at polynomial's end (1e-07)", 0, 10},
-    {"lr-min", OPTION_NUMBER, FIELD(lr_min), "X", "smallest part of the rate with cosine_with_min_lr and\nwarmup_stable_decay, 0 to 1 (0)", 0, 1},
+    {"lr-min", OPTION_NUMBER, FIELD(lr_min), "X",
+     "smallest part of the rate with cosine_with_min_lr and\nwarmup_stable_decay, 0 to 1 (0)", 0, 1},
     {"lr-timescale", OPTION_NUMBER, FIELD(lr_timescale), "X", "steps of inverse_sqrt (the warm-up, else 10000)", 0, 1e9},
-    {"lr-decay", OPTION_NUMBER, FIELD(lr_decay), "X", "steps that warmup_stable_decay falls, or below 1 a part of the run (0.1)", 0, 1e9},
-    {"blocks", OPTION_TEXT, FIELD(blocks), "LIST", "only layers in these blocks learn, such as IN04,M00,OUT03-05,BASE\nor up_blocks.1 (all)"},
+    {"lr-decay", OPTION_NUMBER, FIELD(lr_decay), "X",
+     "steps that warmup_stable_decay falls, or below 1 a part of the run (0.1)", 0, 1e9},
+    {"blocks", OPTION_TEXT, FIELD(blocks), "LIST",
+     "only layers in these blocks learn, such as IN04,M00,OUT03-05,BASE\nor up_blocks.1 (all)"},
     {"block-rank", OPTION_TEXT, FIELD(block_rank), "LIST", "other ranks in some blocks, such as IN04=8,OUT03-05=32"},
     {"rslora", OPTION_FLAG, FIELD(rslora), NULL, "the LoRA counts alpha/sqrt(rank) instead of alpha/rank"},
-    {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X", "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
+    {"lora-plus", OPTION_NUMBER, FIELD(lora_plus), "X",
+     "LoRA+: rate of the up factors over that of the down factors\n(none; 16 is usual)", 0, 1000},
     {"text-lr", OPTION_NUMBER, FIELD(text_lr), "X", "learning rate of the text encoder's LoRA (as --lr)", 0, 10},
-    {"kind", OPTION_CHOICE, FIELD(kind), "KIND", "what learns in the layers: lora, full (all of their weights, saved as the\nchange), or none for --token alone", .choices = "lora|full|none"},
-    {"token", OPTION_LIST, FIELD(tokens), "NAME[=WORDS]", "a new word that captions have, such as <new1>: its vector is learned, beginning as\nthese words of the model; may be repeated"},
+    {"kind", OPTION_CHOICE, FIELD(kind), "KIND",
+     "what learns in the layers: lora, full (all of their weights, saved as the\n"
+     "change), or none for --token alone", .choices = "lora|full|none"},
+    {"token", OPTION_LIST, FIELD(tokens), "NAME[=WORDS]",
+     "a new word that captions have, such as <new1>: its vector is learned, beginning as\n"
+     "these words of the model; may be repeated"},
     {"token-vectors", OPTION_INT, FIELD(token_vectors), "N", "vectors of a new word (1)", 1, TRAIN_MAX_VECTORS},
     {"token-lr", OPTION_NUMBER, FIELD(token_lr), "X", "learning rate of new words (as --lr)", 0, 10},
     {"prodigy-d-coef", OPTION_NUMBER, FIELD(prodigy_d_coef), "X", "factor on the rate that Prodigy finds (1)", 0, 100},
-    {"prodigy-growth", OPTION_NUMBER, FIELD(prodigy_growth), "X", "most that its rate may grow in a step, at least 1 (no limit)", 0, 1000},
+    {"prodigy-growth", OPTION_NUMBER, FIELD(prodigy_growth), "X",
+     "most that its rate may grow in a step, at least 1 (no limit)", 0, 1000},
     {"prodigy-bias-correction", OPTION_FLAG, FIELD(prodigy_bias_correction), NULL, "Prodigy corrects its moments as Adam does"},
     {"prodigy-safeguard", OPTION_FLAG, FIELD(prodigy_safeguard), NULL, "Prodigy's estimate leaves the warm-up out"},
-    {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL, "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
+    {"adafactor-relative", OPTION_FLAG, FIELD(adafactor_relative), NULL,
+     "Adafactor's rate from the step: times min(0.01, 1/sqrt(step)), with --lr 1"},
     {"adafactor-scale", OPTION_FLAG, FIELD(adafactor_scale), NULL, "Adafactor's rate times the size of the weights"},
-    {"loss", OPTION_CHOICE, FIELD(loss), "NAME", "l2 (squared error), l1, huber, smooth-l1 or pseudo-huber: pictures that\nstand out pull less", .choices = "l2|l1|huber|smooth-l1|pseudo-huber"},
+    {"loss", OPTION_CHOICE, FIELD(loss), "NAME",
+     "l2 (squared error), l1, huber, smooth-l1 or pseudo-huber: pictures that\n"
+     "stand out pull less", .choices = "l2|l1|huber|smooth-l1|pseudo-huber"},
     {"huber-c", OPTION_NUMBER, FIELD(huber_c), "X", "error from which on the Huber losses grow straight (0.1)", 0, 1000},
-    {"huber-schedule", OPTION_CHOICE, FIELD(huber_schedule), "NAME", "how that c changes with the time: snr, exponential or constant (snr)",
-     .choices = "snr|exponential|constant"},
+    {"huber-schedule", OPTION_CHOICE, FIELD(huber_schedule), "NAME",
+     "how that c changes with the time: snr, exponential or constant (snr)", .choices = "snr|exponential|constant"},
     {"tensorboard", OPTION_TEXT, FIELD(tensorboard), "DIR", "write loss and learning rate for TensorBoard into this folder"},
     {"plot", OPTION_TEXT, FIELD(plot), "FILE.png", "draw loss and learning rate at the end (beside --log, if that is given)"},
-    {"masks", OPTION_TEXT, FIELD(masks), "DIR", "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
-    {"buckets", OPTION_FLAG, FIELD(buckets), NULL, "train pictures at sizes that fit their shape, with about the area of\n--resolution, instead of cutting squares"},
+    {"masks", OPTION_TEXT, FIELD(masks), "DIR",
+     "a picture of the same name per picture: what is black there does not\ncount in the loss, what is white counts in full"},
+    {"buckets", OPTION_FLAG, FIELD(buckets), NULL,
+     "train pictures at sizes that fit their shape, with about the area of\n--resolution, instead of cutting squares"},
     {"bucket-min", OPTION_INT, FIELD(bucket_min), "N", "shortest side in pixels (256, or half of --resolution)", 8, 16384},
     {"bucket-max", OPTION_INT, FIELD(bucket_max), "N", "longest side in pixels (1024, or twice --resolution)", 8, 16384},
     {"bucket-step", OPTION_INT, FIELD(bucket_step), "N", "sides are multiples of this (64)", 8, 1024},
     {"bucket-no-upscale", OPTION_FLAG, FIELD(bucket_no_upscale), NULL, "small pictures are not enlarged"},
     {"min-timestep", OPTION_INT, FIELD(min_timestep), "N", "draw no times (0: hardly any noise) below this (0)", 0, 100000},
-    {"max-timestep", OPTION_INT, FIELD(max_timestep), "N", "draw only times below this (1000, the model's number): a LoRA that learns\nlate steps alone changes how things look, not where they are", 0, 100000},
-    {"flip", OPTION_FLAG, FIELD(flip), NULL, "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
-    {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X", "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
-    {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL, "a caption's comma-separated tags in another order each time; the text\nencoder then stays on the device"},
-    {"tag-dropout", OPTION_NUMBER, FIELD(tag_dropout), "X", "part of the tags left out each time, 0 to 1 (none); likewise", 0, 1},
+    {"max-timestep", OPTION_INT, FIELD(max_timestep), "N",
+     "draw only times below this (1000, the model's number): a LoRA that learns\n"
+     "late steps alone changes how things look, not where they are", 0, 100000},
+    {"flip", OPTION_FLAG, FIELD(flip), NULL,
+     "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
+    {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X",
+     "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
+    {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL,
+     "a caption's comma-separated tags in another order each time; the text\nencoder then stays on the device"},
+    {"tag-dropout", OPTION_NUMBER, FIELD(tag_dropout), "X",
+     "part of the tags left out each time, 0 to 1 (none); likewise", 0, 1},
     {"keep-tokens", OPTION_INT, FIELD(keep_tokens), "N", "so many tags stay in front and are never left out (none)", 0, 1000},
-    {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X", "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
-    {"rank-dropout", OPTION_NUMBER, FIELD(rank_dropout), "X", "part of the ranks dropped per picture, 0 to below 1 (none)", 0, 1},
-    {"module-dropout", OPTION_NUMBER, FIELD(module_dropout), "X", "part of the layers that go without LoRA in a step, 0 to below 1 (none)", 0, 1},
-    {"scale-weight-norms", OPTION_NUMBER, FIELD(scale_weight_norms), "X", "shrink a layer's LoRA whenever its change is larger than this\n(none; 1 is usual)", 0, 1e9},
-    {"noise-offset", OPTION_NUMBER, FIELD(noise_offset), "X", "shift the noise of each channel: darker darks, lighter lights\n(none; 0.03 to 0.1 are usual)", 0, 10},
-    {"noise-offset-adaptive", OPTION_NUMBER, FIELD(noise_offset_adaptive), "X", "added to the offset, times the channel's absolute mean (none)", -10, 10},
-    {"noise-offset-random", OPTION_FLAG, FIELD(noise_offset_random), NULL, "the offset times a number from 0 to 1, drawn per step"},
-    {"pyramid-iterations", OPTION_INT, FIELD(pyramid_iterations), "N", "coarser and coarser noise on top of the plain one (none; 6 to 10)", 0, 32},
-    {"pyramid-discount", OPTION_NUMBER, FIELD(pyramid_discount), "X", "strength of each coarser noise against the one before, 0 to 1", 0, 1},
-    {"input-perturbation", OPTION_NUMBER, FIELD(input_perturbation), "X", "second noise that the model sees and the target lacks (none; 0.1)", 0, 10},
-    {"input-perturbation-random", OPTION_FLAG, FIELD(input_perturbation_random), NULL, "its strength times a number from 0 to 1, drawn per step"},
-    {"ema", OPTION_NUMBER, FIELD(ema), "X", "save and draw a moving average of the LoRA with this decay per step,\n0 to below 1 (none; 0.99 to 0.9999)", 0, 1},
+    {"network-dropout", OPTION_NUMBER, FIELD(network_dropout), "X",
+     "part of the numbers inside the LoRA dropped, 0 to below 1 (none)", 0, 1},
+    {"rank-dropout", OPTION_NUMBER, FIELD(rank_dropout), "X",
+     "part of the ranks dropped per picture, 0 to below 1 (none)", 0, 1},
+    {"module-dropout", OPTION_NUMBER, FIELD(module_dropout), "X",
+     "part of the layers that go without LoRA in a step, 0 to below 1 (none)", 0, 1},
+    {"scale-weight-norms", OPTION_NUMBER, FIELD(scale_weight_norms), "X",
+     "shrink a layer's LoRA whenever its change is larger than this\n(none; 1 is usual)", 0, 1e9},
+    {"noise-offset", OPTION_NUMBER, FIELD(noise_offset), "X",
+     "shift the noise of each channel: darker darks, lighter lights\n(none; 0.03 to 0.1 are usual)", 0, 10},
+    {"noise-offset-adaptive", OPTION_NUMBER, FIELD(noise_offset_adaptive), "X",
+     "added to the offset, times the channel's absolute mean (none)", -10, 10},
+    {"noise-offset-random", OPTION_FLAG, FIELD(noise_offset_random), NULL,
+     "the offset times a number from 0 to 1, drawn per step"},
+    {"pyramid-iterations", OPTION_INT, FIELD(pyramid_iterations), "N",
+     "coarser and coarser noise on top of the plain one (none; 6 to 10)", 0, 32},
+    {"pyramid-discount", OPTION_NUMBER, FIELD(pyramid_discount), "X",
+     "strength of each coarser noise against the one before, 0 to 1", 0, 1},
+    {"input-perturbation", OPTION_NUMBER, FIELD(input_perturbation), "X",
+     "second noise that the model sees and the target lacks (none; 0.1)", 0, 10},
+    {"input-perturbation-random", OPTION_FLAG, FIELD(input_perturbation_random), NULL,
+     "its strength times a number from 0 to 1, drawn per step"},
+    {"ema", OPTION_NUMBER, FIELD(ema), "X",
+     "save and draw a moving average of the LoRA with this decay per step,\n0 to below 1 (none; 0.99 to 0.9999)", 0, 1},
 };
 
 struct train_method_options train_method_defaults(const struct train_params *p) {
-    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw", .loss = "l2",
-                                         .kind = "lora", .token_vectors = 1};
+    return (struct train_method_options){.pyramid_discount = (double)p->noise.pyramid_discount, .optimizer = "adamw",
+                                         .loss = "l2", .kind = "lora", .token_vectors = 1};
 }
 
 struct option_table train_method_table(struct train_method_options *o) { return (struct option_table){OPTION_ROWS(rows), o}; }
@@ -78,7 +110,8 @@ static void apply_words(const struct train_method_options *o, struct train_param
     struct train_word *words = arena_alloc_n(a, (size_t)o->tokens.n + 1, sizeof *words);
     for (int i = 0; i < o->tokens.n; i++) {
         const char *text = o->tokens.items[i], *equals = strchr(text, '=');
-        words[i] = (struct train_word){equals ? arena_strndup(a, text, (size_t)(equals - text)) : text, equals ? equals + 1 : NULL, o->token_vectors};
+        words[i] = (struct train_word){equals ? arena_strndup(a, text, (size_t)(equals - text)) : text,
+                                       equals ? equals + 1 : NULL, o->token_vectors};
     }
     p->words = words, p->n_words = o->tokens.n, p->word_lr = (float)o->token_lr;
     p->kind = !strcmp(o->kind, "none") ? TRAIN_NONE : !strcmp(o->kind, "full") ? TRAIN_FULL : TRAIN_LORA;
@@ -91,7 +124,8 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->optimiser.name = o->optimizer, p->lora_plus = (float)o->lora_plus, p->text_lr = (float)o->text_lr;
     p->blocks = o->blocks, p->block_ranks = o->block_rank, p->rslora = o->rslora;
     p->schedule.cycles = o->lr_cycles, p->schedule.power = (float)o->lr_power, p->schedule.end = (float)o->lr_end;
-    p->schedule.least = (float)o->lr_min, p->schedule.timescale = (float)o->lr_timescale, p->schedule.decay = (float)o->lr_decay;
+    p->schedule.least = (float)o->lr_min, p->schedule.timescale = (float)o->lr_timescale,
+    p->schedule.decay = (float)o->lr_decay;
     p->optimiser.d_coef = (float)o->prodigy_d_coef, p->optimiser.growth = (float)o->prodigy_growth;
     p->optimiser.bias_correction = o->prodigy_bias_correction, p->optimiser.safeguard = o->prodigy_safeguard;
     p->optimiser.relative_step = o->adafactor_relative, p->optimiser.scale_by_param = o->adafactor_scale;
@@ -105,7 +139,8 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
                                      .offset_random = o->noise_offset_random, .pyramid_iterations = o->pyramid_iterations,
-                                     .pyramid_discount = (float)o->pyramid_discount, .perturbation = (float)o->input_perturbation,
+                                     .pyramid_discount = (float)o->pyramid_discount,
+                                     .perturbation = (float)o->input_perturbation,
                                      .perturbation_random = o->input_perturbation_random};
     p->loss.c = (float)o->huber_c;
     if (o->huber_schedule && (!strcmp(o->loss, "l2") || !strcmp(o->loss, "l1")))
@@ -122,9 +157,11 @@ static void print_noise(const struct noise_params *n) {
         if (n->offset_adaptive != 0) printf(" %+g times the channel's mean", (double)n->offset_adaptive);
         printf("%s\n", n->offset_random ? ", times 0 to 1" : "");
     }
-    if (n->pyramid_iterations) printf("noise       %d scales, each times %g\n", n->pyramid_iterations, (double)n->pyramid_discount);
+    if (n->pyramid_iterations)
+        printf("noise       %d scales, each times %g\n", n->pyramid_iterations, (double)n->pyramid_discount);
     if (n->perturbation > 0)
-        printf("noise       input perturbed by %g%s\n", (double)n->perturbation, n->perturbation_random ? ", times 0 to 1" : "");
+        printf("noise       input perturbed by %g%s\n", (double)n->perturbation,
+               n->perturbation_random ? ", times 0 to 1" : "");
 }
 
 void train_method_print(const struct train_params *p) {

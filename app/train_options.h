@@ -29,7 +29,8 @@ struct train_method_options {
 };
 struct train_method_options train_method_defaults(const struct train_params *p);
 struct option_table train_method_table(struct train_method_options *o);
-bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a, struct error *e); /* paths from a */
+bool train_method_apply(const struct train_method_options *o, struct train_params *p, struct arena *a,
+                        struct error *e); /* paths from a */
 /* The lines of --dry-run: what is switched on, nothing else. */
 void train_method_print(const struct train_params *p);
 
