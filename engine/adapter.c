@@ -116,10 +116,11 @@ static bool has_parts(const struct adapter *ad, const struct lora_model *model, 
             if (!ad->blocks[i].has_split[part] || ad->blocks[i].split[part] == 0) continue;
             bool found = false;
             if (!lora_split_find(model, &places, err)) return false;
-            for (int k = 0; k < ad->stack->n_adapters; k++) found |= ad->units[k].file == i && ad->units[k].block == places.block[part];
+            for (int k = 0; k < ad->stack->n_adapters; k++)
+                found |= ad->units[k].file == i && ad->units[k].block == places.block[part];
             if (!found)
-                return error_set(err, "%s has nothing in %s, which decides about %s; train with --recipe b-lora, or leave that part out.", ad->names[i],
-                                 places.path[part], words[part]);
+                return error_set(err, "%s has nothing in %s, which decides about %s; train with --recipe b-lora, or leave that "
+                                      "part out.", ad->names[i], places.path[part], words[part]);
         }
     return true;
 }
@@ -166,9 +167,11 @@ struct adapter *adapter_open_blocks(struct engine *e, const char *const *paths, 
         tensor_set_narrow(ad->stack->set, TENSOR_F16, TENSOR_NARROW_LEAST);
     struct lora_model model = adapter_lora_model(e->model);
     for (int p = 0; p < LORA_N_PARTS; p++)
-        ad->models[p] = model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
+        ad->models[p] =
+            model.targets[p] ? lora_stack_model(ad->stack, lora_part_name((enum lora_part)p), model.targets[p]) : -1;
     struct lora_keys *keys = lora_keys_create(&model);
-    if (!set_blocks(ad, blocks, e->model, err) || !load_files(ad, e, keys, paths, blocks, err) || !has_parts(ad, &model, err)) adapter_close(&ad);
+    if (!set_blocks(ad, blocks, e->model, err) || !load_files(ad, e, keys, paths, blocks, err) || !has_parts(ad, &model, err))
+        adapter_close(&ad);
     lora_keys_destroy(&keys);
     return ad;
 }
@@ -179,7 +182,8 @@ struct lora_model adapter_lora_model(const struct model *m) {
     return lm;
 }
 
-bool adapter_words_load(const struct model *m, struct lora_file *const *files, int n, struct embedding_list *list, struct error *err) {
+bool adapter_words_load(const struct model *m, struct lora_file *const *files, int n, struct embedding_list *list,
+                        struct error *err) {
     int widths[MODEL_MAX_TEXTS];
     for (int i = 0; i < m->n_texts; i++) widths[i] = m->texts[i].cfg.width;
     for (int i = 0; i < n; i++)

@@ -32,7 +32,8 @@ void adapter_fill(const struct adapter *a, int images, const float *strength, fl
 struct adapter *adapter_adopt(struct engine *e, struct lora_stack *stack, const int models[LORA_N_PARTS], struct error *err);
 /* The words that LoRA files carry along, for the model's text encoders; list->arena is the caller's. */
 struct embedding_list;
-bool adapter_words_load(const struct model *m, struct lora_file *const *files, int n, struct embedding_list *list, struct error *err);
+bool adapter_words_load(const struct model *m, struct lora_file *const *files, int n, struct embedding_list *list,
+                        struct error *err);
 bool adapter_touches_text(const struct adapter *a);
 /* The model's layers for lora/. */
 struct lora_model adapter_lora_model(const struct model *m);

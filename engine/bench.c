@@ -52,12 +52,14 @@ static int build_op(struct graph *g, const struct bench_op *op, struct tensor_se
     int a = op->size[0], b = op->size[1], c = op->size[2];
     if (op->kind == BENCH_GEMM) {
         inputs[(*n_inputs)++] = graph_io(g, "x", (struct shape){1, 1, a, c});
-        return graph_linear(g, inputs[0], graph_slot(g, set, SET_DATA, tensor_set_add(set, "w", (struct shape){1, 1, b, c})), -1, -1);
+        return graph_linear(g, inputs[0], graph_slot(g, set, SET_DATA, tensor_set_add(set, "w", (struct shape){1, 1, b, c})),
+                            -1, -1);
     }
     if (op->kind == BENCH_CONV) {
         struct conv_params p = {.k = 3, .stride = 1, .pad = 1};
         inputs[(*n_inputs)++] = graph_io(g, "x", (struct shape){1, b, b, a});
-        return graph_conv2d(g, inputs[0], graph_slot(g, set, SET_DATA, tensor_set_add(set, "w", (struct shape){9, 1, a, a})), -1, -1, &p);
+        return graph_conv2d(g, inputs[0], graph_slot(g, set, SET_DATA, tensor_set_add(set, "w", (struct shape){9, 1, a, a})),
+                            -1, -1, &p);
     }
     struct shape s = {1, 1, b, a * c};
     for (int i = 0; i < 3; i++) inputs[(*n_inputs)++] = graph_io(g, i == 0 ? "q" : i == 1 ? "k" : "v", s);
@@ -100,7 +102,8 @@ static bool fill_inputs(struct gpu_program *prog, const struct graph *g, const i
     return true;
 }
 
-bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, double seconds, struct bench_result *r, struct error *err) {
+bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, double seconds, struct bench_result *r,
+                  struct error *err) {
     struct arena *a = arena_create(NULL);
     struct graph *g = graph_create(a, gpu_device_storage(dev));
     struct tensor_set *set = tensor_set_create(a, "bench", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));

@@ -9,8 +9,9 @@
 
 struct unet_config bench_unet_sd15(void) {
     static const int channels[] = {320, 640, 1280, 1280};
-    struct unet_config c = {.in_channels = 4, .out_channels = 4, .sample_h = 64, .sample_w = 64, .n_levels = 4, .mid = UNET_MID_CROSS,
-                            .mid_stage = {.channels = 1280, .layers = 1, .attention = true, .heads = 8, .depth = {1}}, .mid_scale = 1,
+    struct unet_config c = {.in_channels = 4, .out_channels = 4, .sample_h = 64, .sample_w = 64, .n_levels = 4,
+                            .mid = UNET_MID_CROSS, .mid_scale = 1,
+                            .mid_stage = {.channels = 1280, .layers = 1, .attention = true, .heads = 8, .depth = {1}},
                             .norm_groups = 32, .norm_eps = 1e-5f, .context_dim = 768, .flip_sin_to_cos = true, .time_dim = 1280,
                             .conv_in_kernel = 3, .conv_out_kernel = 3, .downsample_padding = 1};
     for (int i = 0; i < 4; i++) {
@@ -46,7 +47,8 @@ static void rig_close(struct rig *r) {
     arena_destroy(&r->arena);
 }
 
-static bool rig_open(struct rig *r, struct gpu_device *dev, const struct unet_config *cfg, enum tensor_dtype weights, struct error *err) {
+static bool rig_open(struct rig *r, struct gpu_device *dev, const struct unet_config *cfg, enum tensor_dtype weights,
+                     struct error *err) {
     *r = (struct rig){.arena = arena_create(NULL), .dev = dev, .binding = {.strength = -1}};
     r->targets.arena = r->arena;
     enum tensor_dtype storage = weights == TENSOR_F32 ? TENSOR_F32 : gpu_device_storage(dev);
@@ -54,7 +56,8 @@ static bool rig_open(struct rig *r, struct gpu_device *dev, const struct unet_co
     if (weights != storage) tensor_set_narrow(r->params->set, weights, TENSOR_NARROW_LEAST);
     if (!unet_declare(r->params, cfg, &r->targets, err)) return false;
     nn_params_seal(r->params);
-    return (r->weights = gpu_set_create(dev, r->params->set, SET_DATA, err)) && bench_fill_random(r->weights, r->params->set, err);
+    return (r->weights = gpu_set_create(dev, r->params->set, SET_DATA, err)) &&
+           bench_fill_random(r->weights, r->params->set, err);
 }
 
 static int build_unet(struct rig *r, const struct unet_config *cfg, int side, int *inputs) {
@@ -62,7 +65,8 @@ static int build_unet(struct rig *r, const struct unet_config *cfg, int side, in
     struct nn_ctx c = nn_begin(g, r->params, r->stack ? &r->binding.hook : NULL, "unet");
     struct unet_inputs in = {.sample = graph_io(g, "sample", (struct shape){1, side, side, cfg->in_channels}),
                              .timestep = graph_io(g, "timestep", (struct shape){1, 1, 1, 1}),
-                             .context = graph_io(g, "context", (struct shape){1, 1, TOKENS, cfg->context_dim}), .added = -1, .time_cond = -1};
+                             .context = graph_io(g, "context", (struct shape){1, 1, TOKENS, cfg->context_dim}), .added = -1,
+                             .time_cond = -1};
     inputs[0] = in.sample, inputs[1] = in.timestep, inputs[2] = in.context;
     int y = unet_build(&c, cfg, &in);
     nn_end(&c);
@@ -108,7 +112,8 @@ bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, c
         int y = build_unet(&r, cfg, bp->side, inputs);
         graph_output(r.g, "prediction", y);
         struct gpu_binding b = {r.params->set, SET_DATA, r.weights};
-        struct gpu_program_params p = {.name = "The UNet", .bindings = &b, .n_bindings = 1, .profile = true, .no_prepare = bp->no_prepare};
+        struct gpu_program_params p = {.name = "The UNet", .bindings = &b, .n_bindings = 1, .profile = true,
+                                       .no_prepare = bp->no_prepare};
         ok = graph_ok(r.g, err) && (r.step = gpu_program_create(dev, r.g, &p, err));
     }
     if (ok) write_inputs(&r, inputs);
@@ -147,19 +152,21 @@ static bool build_update(struct rig *r, struct error *err) {
     struct graph *g = r->update = graph_create(r->arena, TENSOR_F32);
     r->hyper = graph_io(g, "hyper", (struct shape){1, 1, 1, OPTIMISE_HYPER});
     int total = -1;
-    for (int i = 0; i < set->n_chunks; i++) total = append(g, OP_SUM_SQUARES, (int[]){graph_flat(g, set, SET_GRAD, i), total}, 2);
+    for (int i = 0; i < set->n_chunks; i++)
+        total = append(g, OP_SUM_SQUARES, (int[]){graph_flat(g, set, SET_GRAD, i), total}, 2);
     graph_output(g, "gradient norm", total);
     for (int i = 0; i < set->n_chunks; i++) {
         int param = graph_flat(g, set, SET_DATA, i);
-        r->rates[i] = graph_io(g, "rates", (struct shape){1, 1, 1, (int)((shape_rows(graph_shape(g, param)) + OPTIMISE_RATE_TEXELS - 1) / OPTIMISE_RATE_TEXELS)});
+        int64_t rates = (shape_rows(graph_shape(g, param)) + OPTIMISE_RATE_TEXELS - 1) / OPTIMISE_RATE_TEXELS;
+        r->rates[i] = graph_io(g, "rates", (struct shape){1, 1, 1, (int)rates});
         append(g, OP_ADAMW, (int[]){param, graph_flat(g, set, SET_GRAD, i), graph_flat(g, set, SET_MOMENT1, i),
                                     graph_flat(g, set, SET_MOMENT2, i), r->hyper, r->rates[i]}, 6);
     }
     return graph_ok(g, err);
 }
 
-static bool build_training(struct rig *r, const struct unet_config *cfg, int side, bool remat, int *inputs, int *target, int *seed,
-                           struct error *err) {
+static bool build_training(struct rig *r, const struct unet_config *cfg, int side, bool remat, int *inputs, int *target,
+                           int *seed, struct error *err) {
     r->g = graph_create(r->arena, gpu_device_storage(r->dev));
     lora_stack_bind(r->stack, 0, r->g, "adapter", 1, &r->binding);
     int y = build_unet(r, cfg, side, inputs);
@@ -174,9 +181,10 @@ static bool build_training(struct rig *r, const struct unet_config *cfg, int sid
 
 static bool open_training(struct rig *r, bool no_prepare, struct error *err) {
     struct tensor_set *set = r->stack->set;
-    struct gpu_binding b[] = {{r->params->set, SET_DATA, r->weights}, {set, SET_DATA, r->banks[0]}, {set, SET_GRAD, r->banks[1]},
-                              {set, SET_MOMENT1, r->banks[2]}, {set, SET_MOMENT2, r->banks[3]}};
-    struct gpu_program_params p = {.name = "The training step", .bindings = b, .n_bindings = 5, .profile = true, .no_prepare = no_prepare};
+    struct gpu_binding b[] = {{r->params->set, SET_DATA, r->weights}, {set, SET_DATA, r->banks[0]},
+                              {set, SET_GRAD, r->banks[1]}, {set, SET_MOMENT1, r->banks[2]}, {set, SET_MOMENT2, r->banks[3]}};
+    struct gpu_program_params p = {.name = "The training step", .bindings = b, .n_bindings = 5, .profile = true,
+                                   .no_prepare = no_prepare};
     if (!(r->step = gpu_program_create(r->dev, r->g, &p, err))) return false;
     p.name = "The optimiser";
     return (r->optimiser = gpu_program_create(r->dev, r->update, &p, err)) != NULL;
@@ -211,7 +219,8 @@ bool bench_unet_train(struct gpu_device *dev, const struct unet_config *cfg, con
     int inputs[3], target, seed;
     *out = (struct bench_unet_result){0};
     bool ok = rig_open(&r, dev, cfg, bp->weights, err) && add_adapter(&r, err) &&
-              build_training(&r, cfg, bp->side, bp->remat, inputs, &target, &seed, err) && open_training(&r, bp->no_prepare, err);
+              build_training(&r, cfg, bp->side, bp->remat, inputs, &target, &seed, err) &&
+              open_training(&r, bp->no_prepare, err);
     if (ok) {
         /* Rate, decay, scale of the gradient, betas, eps, bias corrections, -, -, 1 - betas (graph/ops.def). */
         const float one = 1, hyper[OPTIMISE_HYPER] = {1e-4f, 1e-2f, 1, 0.9f, 0.999f, 1e-8f, 10, 1000, 0, 0, 0.1f, 0.001f};

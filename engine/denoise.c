@@ -99,7 +99,8 @@ static struct graph *build(struct engine *e, const struct denoiser_params *p, st
     return g;
 }
 
-static const char unet_hint[] = "Make the picture smaller with --width and --height, draw fewer at once, or allow more with --memory.";
+static const char unet_hint[] =
+    "Make the picture smaller with --width and --height, draw fewer at once, or allow more with --memory.";
 
 bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct memory_choice *out, struct error *err) {
     struct denoiser d = {.arena = arena_create(NULL)};
@@ -208,7 +209,8 @@ void denoiser_set_added(struct denoiser *d, const float *pooled, const float *ti
     struct error none;
     if (d->in.added < 0) return;
     for (int i = 0; i < d->params.n; i++) {
-        bool fits = unet_added_fill(cfg, pooled + i * n_pooled, n_pooled, time_ids + i * 6, 6, d->added + i * cfg->added_dim, &none);
+        bool fits =
+            unet_added_fill(cfg, pooled + i * n_pooled, n_pooled, time_ids + i * 6, 6, d->added + i * cfg->added_dim, &none);
         assert(fits); /* model_configs_check */
         (void)fits;
     }
@@ -228,7 +230,8 @@ void denoiser_set_guidance(struct denoiser *d, float cfg) {
 
 /* Copies `width` numbers of each pixel between rows of different width. */
 static void place(float *dst, int dst_width, const float *src, int src_width, int width, int pixels) {
-    for (int i = 0; i < pixels; i++) memcpy(dst + (size_t)i * (size_t)dst_width, src + (size_t)i * (size_t)src_width, (size_t)width * sizeof *dst);
+    for (int i = 0; i < pixels; i++)
+        memcpy(dst + (size_t)i * (size_t)dst_width, src + (size_t)i * (size_t)src_width, (size_t)width * sizeof *dst);
 }
 
 void denoiser_set_extra(struct denoiser *d, const float *extra) {

@@ -46,7 +46,9 @@ void engine_close(struct engine **p) {
 }
 
 const struct nn_params *engine_part_params(const struct engine *e, enum engine_part part) {
-    return part == ENGINE_UNET ? e->model->unet_params : part == ENGINE_VAE ? e->model->vae_params : e->model->texts[part - ENGINE_TEXT].params;
+    return part == ENGINE_UNET  ? e->model->unet_params
+           : part == ENGINE_VAE ? e->model->vae_params
+                                : e->model->texts[part - ENGINE_TEXT].params;
 }
 
 static bool fill(struct gpu_set *set, const struct nn_params *params, struct error *err) {
@@ -101,7 +103,8 @@ struct gpu_program *engine_program(struct engine *e, struct graph *g, const char
     struct memory_choice choice;
     if (!graph_ok(g, err)) return NULL;
     graph_prune(g);
-    if (!memory_choose(e, g, part, memory_left(e, part), name, hint, &choice, err) || !memory_load(e, part, &choice, err)) return NULL;
+    if (!memory_choose(e, g, part, memory_left(e, part), name, hint, &choice, err) || !memory_load(e, part, &choice, err))
+        return NULL;
     struct gpu_binding bindings[8] = {{engine_part_params(e, part)->set, SET_DATA, e->parts[part]}};
     for (int i = 0; i < n_extra; i++) bindings[1 + i] = extra[i];
     struct gpu_program_params p = engine_program_params(e, name, hint);

@@ -70,8 +70,8 @@ struct text_params {
 };
 /* Encodes n windows. ids: per text encoder [n][window]; out [n][window][model_context_dim], the encoders side by side;
  * pooled [n][model_pooled_dim], or NULL. Loads the text encoders if need be. */
-bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p, float *out,
-                        float *pooled, struct error *err);
+bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p,
+                        float *out, float *pooled, struct error *err);
 /* How the family reads a text encoder: the layers left out beyond p's skip, and whether the final norm follows. */
 struct clip_params engine_clip_params(const struct model *m, int skip);
 /* Place of the end token in a window of ids: its first one. */
@@ -115,15 +115,16 @@ void denoiser_destroy(struct denoiser **d);
  * [n_parts][adapters]. Kept until changed. */
 void denoiser_set_context(struct denoiser *d, const float *context);
 void denoiser_set_strength(struct denoiser *d, const float *strength);
-/* With parts: how much of every pixel is whose, [n][n_parts][h][w], together 1. Needed before the first run; kept until changed. */
+/* With parts: how much of every pixel is whose, [n][n_parts][h][w], together 1. Needed before the first run; kept until
+ * changed. */
 void denoiser_set_shares(struct denoiser *d, const float *shares);
 /* SDXL, else without effect: pooled [n][model_pooled_dim] and time_ids [n][6]: original height and width, crop top and left,
  * target height and width, in pixels. Needed before the first run; kept until changed. */
 void denoiser_set_added(struct denoiser *d, const float *pooled, const float *time_ids);
 /* The same as it goes into the UNet: [n][added_dim]. */
 void denoiser_write_added(struct denoiser *d, const float *added);
-/* Inpainting UNets, else without effect: [n][h][w][model_extra_channels], per pixel the mask (1: to be painted), then the masked
- * picture's latents, scaled. Needed before the first run; kept until changed. */
+/* Inpainting UNets, else without effect: [n][h][w][model_extra_channels], per pixel the mask (1: to be painted), then the
+ * masked picture's latents, scaled. Needed before the first run; kept until changed. */
 void denoiser_set_extra(struct denoiser *d, const float *extra);
 /* Consistency models (LCM), else without effect: the guidance that the UNet itself applies. 1 until set. */
 void denoiser_set_guidance(struct denoiser *d, float cfg);

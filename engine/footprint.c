@@ -52,7 +52,8 @@ static int build_unet(struct graph *g, struct nn_params *params, const struct nn
 }
 
 static bool plan_step(struct arena *a, struct gpu_device *dev, struct nn_params *params, const struct nn_target_list *targets,
-                      const struct unet_config *cfg, const struct footprint_params *p, struct footprint *out, struct error *err) {
+                      const struct unet_config *cfg, const struct footprint_params *p, struct footprint *out,
+                      struct error *err) {
     struct graph *g = graph_create(a, gpu_device_storage(dev));
     struct lora_binding binding = {.strength = -1};
     struct lora_stack *stack = NULL;
@@ -105,7 +106,8 @@ bool footprint_vae(struct gpu_device *dev, const struct vae_config *cfg, bool en
         out->weights = set_bytes(params->set);
         struct graph *g = graph_create(a, dtype);
         int f = vae_config_factor(cfg);
-        struct shape in = encoder ? (struct shape){1, h, w, cfg->in_channels} : (struct shape){1, h / f, w / f, cfg->latent_channels};
+        struct shape in =
+            encoder ? (struct shape){1, h, w, cfg->in_channels} : (struct shape){1, h / f, w / f, cfg->latent_channels};
         struct nn_ctx c = nn_begin(g, params, NULL, "vae");
         int x = graph_io(g, "input", in), y = encoder ? vae_build_encoder(&c, cfg, x) : vae_build_decoder(&c, cfg, x);
         nn_end(&c);
@@ -120,7 +122,8 @@ bool footprint_text(struct gpu_device *dev, const struct clip_config *cfg, int n
                     struct error *err) {
     struct arena *a = arena_create(NULL);
     *out = (struct footprint){0};
-    struct nn_params *params = nn_params_create(a, "The text encoder", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));
+    struct nn_params *params =
+        nn_params_create(a, "The text encoder", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));
     bool ok = clip_declare(params, cfg, NULL, err);
     if (ok) {
         nn_params_seal(params);

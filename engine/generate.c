@@ -91,7 +91,8 @@ static bool open_vae(struct generator *g, struct error *err) {
 static bool shape_unet(struct generator *g, int images, const struct guide *u, struct error *err) {
     int tokens = u->tokens, parts = u->parts;
     g->told = -1;
-    if (g->unet && g->images == images && g->tokens == tokens && g->parts == parts && g->part_strengths == u->part_strengths) return true;
+    if (g->unet && g->images == images && g->tokens == tokens && g->parts == parts && g->part_strengths == u->part_strengths)
+        return true;
     denoiser_destroy(&g->unet);
     arena_destroy(&g->shape_arena);
     struct arena *a = g->shape_arena = arena_create(g->arena);
@@ -163,7 +164,8 @@ void generator_destroy(struct generator **p) {
 /* What is new at this step. */
 static void tell(struct generator *g, int step) {
     const struct model *m = g->e->model;
-    size_t rows = (size_t)g->tokens * (size_t)model_context_dim(m), pooled = (size_t)model_pooled_dim(m), adapters = (size_t)n_adapters(g);
+    size_t rows = (size_t)g->tokens * (size_t)model_context_dim(m), pooled = (size_t)model_pooled_dim(m),
+           adapters = (size_t)n_adapters(g);
     bool context = false, strength = false;
     for (int i = 0; i < g->n_now; i++) {
         context |= guide_changes_context(&g->now[i].guide, g->told, step);
@@ -174,7 +176,9 @@ static void tell(struct generator *g, int step) {
         size_t at = (size_t)g->now[i].at, first = g->part_strengths ? 0 : at;
         for (int part = 0; context && part < g->parts; part++)
             guide_fill(u, m, step, part, g->context + ((size_t)(part * g->images) + at) * rows, g->pooled + at * pooled);
-        if (strength) memcpy(g->strengths + first * adapters, guide_strengths(u, step), (size_t)guide_strength_rows(u) * adapters * sizeof *g->strengths);
+        if (strength)
+            memcpy(g->strengths + first * adapters, guide_strengths(u, step),
+                   (size_t)guide_strength_rows(u) * adapters * sizeof *g->strengths);
     }
     if (context) {
         denoiser_set_context(g->unet, g->context);
@@ -190,7 +194,8 @@ static void set_shares(struct generator *g, struct arena *a) {
     size_t n = (size_t)(g->lw * g->lh * g->parts);
     float *all = arena_alloc_n(a, n, (size_t)g->images * sizeof *all);
     for (int k = 0; k < g->n_now; k++)
-        for (int i = 0; i < g->now[k].guide.images; i++) memcpy(all + (size_t)(g->now[k].at + i) * n, g->now[k].guide.shares, n * sizeof *all);
+        for (int i = 0; i < g->now[k].guide.images; i++)
+            memcpy(all + (size_t)(g->now[k].at + i) * n, g->now[k].guide.shares, n * sizeof *all);
     denoiser_set_shares(g->unet, all);
 }
 
@@ -207,7 +212,8 @@ static void set_extra(struct generator *g, struct arena *a) {
 
 /* ---- Traces ---- */
 
-static void trace(const struct generate_picture *p, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, const void *data) {
+static void trace(const struct generate_picture *p, const char *name, enum st_dtype dtype, int rank, const int64_t *dims,
+                  const void *data) {
     if (!p->trace) return;
     struct arena *a = arena_create(NULL);
     const char *full = arena_printf(a, "%s%s", p->trace_prefix ? p->trace_prefix : "", name);
@@ -235,8 +241,10 @@ static void trace_text(const struct generator *g, const struct drawing *d) {
             memcpy(ids + (size_t)k * tokens, d->guide.contexts[d->guide.context_of[k]].ids[i], tokens * sizeof *ids);
         trace(d->p, names[i], ST_I32, 2, (int64_t[]){images, g->tokens}, ids);
     }
-    trace(d->p, "text_embedding", ST_F32, 3, (int64_t[]){images, g->tokens, width}, g->context + (size_t)d->at * tokens * (size_t)width);
-    if (pooled) trace(d->p, "pooled_embedding", ST_F32, 2, (int64_t[]){images, pooled}, g->pooled + (size_t)d->at * (size_t)pooled);
+    trace(d->p, "text_embedding", ST_F32, 3, (int64_t[]){images, g->tokens, width},
+          g->context + (size_t)d->at * tokens * (size_t)width);
+    if (pooled)
+        trace(d->p, "pooled_embedding", ST_F32, 2, (int64_t[]){images, pooled}, g->pooled + (size_t)d->at * (size_t)pooled);
 }
 
 /* ---- A batch ---- */
@@ -292,11 +300,13 @@ static bool make_guide(struct generator *g, struct drawing *d, struct arena *a, 
     int adapters = n_adapters(g);
     float *strength = arena_alloc_n(a, (size_t)adapters + 1, sizeof *strength);
     for (int i = 0; i < adapters; i++) strength[i] = p->strength ? p->strength[i] : 1;
-    struct guide_params gp = {.prompt = p->prompt, .negative = p->negative, .style = g->params.prompt_style, .n_steps = g->params.steps,
-                              .cfg = g->params.cfg, .rescale = g->params.rescale, .guided = g->guided, .n_adapters = adapters,
+    struct guide_params gp = {.prompt = p->prompt, .negative = p->negative, .style = g->params.prompt_style,
+                              .n_steps = g->params.steps, .cfg = g->params.cfg, .rescale = g->params.rescale,
+                              .guided = g->guided, .n_adapters = adapters,
                               .strength = strength, .courses = p->courses, .compose = g->params.compose,
                               .every = g->params.every ? g->params.every : 5,
-                              .regions = p->regions, .n_regions = p->n_regions, .regions_by = g->params.regions_by, .w = g->lw, .h = g->lh};
+                              .regions = p->regions, .n_regions = p->n_regions, .regions_by = g->params.regions_by, .w = g->lw,
+                              .h = g->lh};
     return guide_create(g->prompter, &gp, a, &d->guide, err);
 }
 
@@ -370,8 +380,8 @@ static bool run_together(struct generator *g, const struct generate_progress *pr
     return ok;
 }
 
-bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,
-                         uint8_t *const *rgb, struct error *err) {
+bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n,
+                         const struct generate_progress *progress, uint8_t *const *rgb, struct error *err) {
     struct arena *a = arena_create(g->arena);
     struct drawing *all = arena_alloc_n(a, (size_t)n, sizeof *all);
     uint8_t **dst = arena_alloc_n(a, (size_t)n, sizeof *dst);
@@ -384,7 +394,8 @@ bool generator_run_batch(struct generator *g, const struct generate_picture *pic
     for (int first = 0; ok && first < n;) {
         const struct guide *leader = &all[first].guide;
         g->n_now = 0;
-        for (; first < n && guide_goes_with(&all[first].guide, leader); first++) g->now[g->n_now] = all[first], dst[g->n_now++] = rgb[first];
+        for (; first < n && guide_goes_with(&all[first].guide, leader); first++)
+            g->now[g->n_now] = all[first], dst[g->n_now++] = rgb[first];
         ok = run_together(g, progress, dst, a, err);
     }
     g->now = NULL, g->n_now = 0;
@@ -392,8 +403,8 @@ bool generator_run_batch(struct generator *g, const struct generate_picture *pic
     return ok;
 }
 
-bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
-                   struct error *err) {
+bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress,
+                   uint8_t *rgb, struct error *err) {
     return generator_run_batch(g, p, 1, progress, &rgb, err);
 }
 

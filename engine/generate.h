@@ -45,15 +45,16 @@ struct generator *generator_create(struct engine *e, const struct generate_param
 void generator_destroy(struct generator **g);
 /* Encodes prompts anew from now on: the adapter or the words changed. */
 void generator_forget_prompts(struct generator *g);
-/* rgb [h][w][3], or NULL: latents alone. What the prompt lost to the window is logged as a warning. False: error, or os_interrupted. */
-bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
-                   struct error *err);
+/* rgb [h][w][3], or NULL: latents alone. What the prompt lost to the window is logged as a warning. False: error, or
+ * os_interrupted. */
+bool generator_run(struct generator *g, const struct generate_picture *p, const struct generate_progress *progress,
+                   uint8_t *rgb, struct error *err);
 /* n pictures at once, every one with its own prompts, seed and strengths; rgb[n], each as above. Their init images, if any, are
- * given to all, with one strength. Neighbours that cannot share a tape (guide_goes_with) are drawn in turn. Each picture is the one that
- * generator_run draws alone with only its LoRAs: the same bytes wherever kernels do not add in another order at another size, else to
- * the last bits (docs/compose.md). */
-bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n, const struct generate_progress *progress,
-                         uint8_t *const *rgb, struct error *err);
+ * given to all, with one strength. Neighbours that cannot share a tape (guide_goes_with) are drawn in turn. Each picture is the
+ * one that generator_run draws alone with only its LoRAs: the same bytes wherever kernels do not add in another order at
+ * another size, else to the last bits (docs/compose.md). */
+bool generator_run_batch(struct generator *g, const struct generate_picture *pictures, int n,
+                         const struct generate_progress *progress, uint8_t *const *rgb, struct error *err);
 /* Result of the last run, of a batch the last picture's, as the UNet knows latents, [channels][h/f][w/f]. */
 const float *generator_latents(const struct generator *g);
 int generator_steps(const struct generator *g);

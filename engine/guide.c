@@ -55,7 +55,8 @@ static struct term negative_term(const struct draft *l) {
 static void make_terms(const struct draft *l, const char *prompt, struct group *g) {
     struct prompt_term whole = {prompt, 1}, *and = &whole;
     int n = l->p->style == PROMPT_A1111 ? prompt_split_and(l->a, prompt, &and) : 1;
-    g->has_base = l->p->guided || n > 1 || and[0].weight != 1; /* a sum of terms is one of differences from the negative prompt */
+    /* A sum of terms is one of differences from the negative prompt. */
+    g->has_base = l->p->guided || n > 1 || and[0].weight != 1;
     g->terms = arena_alloc_n(l->a, (size_t)n + 1, sizeof *g->terms);
     if (g->has_base) g->terms[g->n++] = negative_term(l);
     for (int i = 0; i < n; i++) g->terms[g->n++] = edited(l, and[i].text, and[i].weight);
@@ -73,8 +74,8 @@ static bool add_adapters(struct draft *l, struct error *err) {
     for (int i = 0; i < l->p->n_adapters; i++)
         if (l->p->strength[i] != 0) add_group(l, l->p->prompt, l->p->strength)->adapter = i;
     if (l->n >= 2) return true;
-    return error_set(err, "--compose %s needs two LoRAs or more, and this picture has %d; add --lora FILE, or leave --compose out.",
-                     l->p->compose == GUIDE_SWITCH ? "switch" : "composite", l->n);
+    return error_set(err, "--compose %s needs two LoRAs or more, and this picture has %d; add --lora FILE, or leave --compose "
+                          "out.", l->p->compose == GUIDE_SWITCH ? "switch" : "composite", l->n);
 }
 
 static bool by_attention(const struct guide_params *p) { return p->n_regions && p->regions_by == GUIDE_ATTENTION; }
@@ -100,8 +101,8 @@ static bool add_regions(struct draft *l, struct error *err) {
         const struct guide_region *region = &p->regions[r];
         struct group *g = add_group(l, region->prompt, region->strength);
         if (by_attention(p) && (g->n - g->has_base > 1 || g->terms[g->n - 1].weight != 1))
-            return error_set(err, "The prompt of region %d has AND in it, for which there is no place inside the attention; write it "
-                                  "as one prompt, or use --region-method predictions.", r + 1);
+            return error_set(err, "The prompt of region %d has AND in it, for which there is no place inside the attention; "
+                                  "write it as one prompt, or use --region-method predictions.", r + 1);
         g->map = maps + pixels * (size_t)(r + 1);
         area_resize(g->map, p->w, p->h, region->map, region->map_w, region->map_h);
     }
@@ -112,7 +113,8 @@ static bool add_regions(struct draft *l, struct error *err) {
 static bool make_groups(struct draft *l, struct error *err) {
     const struct guide_params *p = l->p;
     l->groups = arena_alloc_n(l->a, (size_t)(p->n_adapters + p->n_regions) + 1, sizeof *l->groups);
-    if (p->compose != GUIDE_SUM && p->n_regions) return error_set(err, "Regions and --compose do not go together; use --compose sum.");
+    if (p->compose != GUIDE_SUM && p->n_regions)
+        return error_set(err, "Regions and --compose do not go together; use --compose sum.");
     if (p->compose != GUIDE_SUM) return add_adapters(l, err);
     add_group(l, p->prompt, p->strength);
     return !p->n_regions || add_regions(l, err);
@@ -213,7 +215,8 @@ static void tell_parts(const struct draft *l, bool own_sets, int step, struct gu
     for (int part = 0; part < g->parts; part++)
         for (int i = 0; i < g->images; i++) {
             int text = text_index(l, text_at(term_of(l, part, i), step));
-            g->context_of[((size_t)step * (size_t)g->parts + (size_t)part) * (size_t)g->images + (size_t)i] = (own_sets ? part : 0) * l->n_texts + text;
+            g->context_of[((size_t)step * (size_t)g->parts + (size_t)part) * (size_t)g->images + (size_t)i] =
+                (own_sets ? part : 0) * l->n_texts + text;
         }
     int rows = guide_strength_rows(g);
     for (int row = 0; row < rows; row++)
@@ -270,7 +273,8 @@ bool guide_create(struct prompter *p, const struct guide_params *params, struct 
 
 bool guide_changes_context(const struct guide *g, int before, int step) {
     size_t n = (size_t)g->images * (size_t)g->parts;
-    return before < 0 || memcmp(g->context_of + (size_t)before * n, g->context_of + (size_t)step * n, n * sizeof *g->context_of);
+    return before < 0 ||
+           memcmp(g->context_of + (size_t)before * n, g->context_of + (size_t)step * n, n * sizeof *g->context_of);
 }
 
 int guide_strength_rows(const struct guide *g) { return g->part_strengths ? g->parts : g->images; }
@@ -286,7 +290,8 @@ bool guide_changes_strength(const struct guide *g, int before, int step) {
 
 bool guide_goes_with(const struct guide *a, const struct guide *b) {
     if (a->tokens != b->tokens || a->parts != b->parts || a->part_strengths != b->part_strengths) return false;
-    return !a->part_strengths || !memcmp(a->strengths, b->strengths, (size_t)a->params.n_steps * strength_values(a) * sizeof *a->strengths);
+    return !a->part_strengths ||
+           !memcmp(a->strengths, b->strengths, (size_t)a->params.n_steps * strength_values(a) * sizeof *a->strengths);
 }
 
 void guide_fill(const struct guide *g, const struct model *m, int step, int part, float *context, float *pooled) {

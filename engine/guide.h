@@ -1,6 +1,6 @@
 #pragma once
-/* What the UNet is told at every step of one picture, and how its answers become one prediction. The UNet looks at `images` pairs
- * of context and strengths at once; plain guidance is two of them. Text editing, AND and strengths that change only
+/* What the UNet is told at every step of one picture, and how its answers become one prediction. The UNet looks at `images`
+ * pairs of context and strengths at once; plain guidance is two of them. Text editing, AND and strengths that change only
  * change which pair stands where. */
 #include "engine/prompt.h"
 
@@ -23,12 +23,13 @@ struct guide_region {
     int map_w, map_h;      /* any size; the latent's is the finest that counts */
 };
 enum { GUIDE_MAX_REGIONS = UNET_MAX_PARTS - 1 };
-/* What regions do. In both, the prompt's own part is what they leave, and where maps add up to more than 1 they are scaled down. */
+/* What regions do. In both, the prompt's own part is what they leave, and where maps add up to more than 1 they are scaled
+ * down. */
 enum guide_regions {
-    /* Every image looks at all prompts, each in its part (Gu et al., Mix-of-Show, 2023, section 3.3), and LoRAs act on the rows of
-     * the features that their region covers. One look at the picture, whatever the number of regions. */
+    /* Every image looks at all prompts, each in its part (Gu et al., Mix-of-Show, 2023, section 3.3), and LoRAs act on the
+     * rows of the features that their region covers. One look at the picture, whatever the number of regions. */
     GUIDE_ATTENTION,
-    /* Every prompt predicts the whole picture; the predictions are joined by the maps (Bar-Tal et al., MultiDiffusion, 2023). */
+    /* Every prompt predicts the whole picture; the predictions are joined by the maps (MultiDiffusion, Bar-Tal 2023). */
     GUIDE_PREDICTIONS,
 };
 
@@ -62,8 +63,9 @@ struct guide {
     float *strengths;   /* [n_steps][images][n_adapters]; with part_strengths [n_steps][parts][n_adapters] */
     float *base, *goal; /* [images]: shares of each answer in the two that guidance joins, base + cfg*(goal - base) */
 };
-/* Encodes what the steps need. Everything lives in `a`. LoRAs on the text encoders act there with the strength of the first step
- * in which they are on; in switch, composite and regions each by itself. False, with a sentence, if switch or composite have fewer than two LoRAs. */
+/* Encodes what the steps need. Everything lives in `a`. LoRAs on the text encoders act there with the strength of the first
+ * step in which they are on; in switch, composite and regions each by itself. False, with a sentence, if switch or composite
+ * have fewer than two LoRAs. */
 bool guide_create(struct prompter *p, const struct guide_params *params, struct arena *a, struct guide *out, struct error *err);
 /* Whether the UNet must be told anew at `step` (from 0), having been told for step `before` (-1: nothing). */
 bool guide_changes_context(const struct guide *g, int before, int step);

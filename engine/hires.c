@@ -20,7 +20,8 @@ void hires_size(const struct model *m, const struct hires_params *p, int w, int 
     *out_h = (int)(h * p->scale) / f * f;
 }
 
-struct hires *hires_create(struct engine *e, const struct generate_params *first, const struct hires_params *p, struct error *err) {
+struct hires *hires_create(struct engine *e, const struct generate_params *first, const struct hires_params *p,
+                           struct error *err) {
     struct arena *a = arena_create(e->arena);
     struct hires *h = arena_alloc(a, sizeof *h);
     *h = (struct hires){.arena = a, .e = e, .params = *p, .w = first->w, .h = first->h};
@@ -31,7 +32,8 @@ struct hires *hires_create(struct engine *e, const struct generate_params *first
     int done = init_image_steps(second.steps, p->strength);
     h->all = first->steps + done;
     if (done < 1) {
-        error_set(err, "A strength of %g does none of the second pass's %d steps; raise --hires-strength.", p->strength, second.steps);
+        error_set(err, "A strength of %g does none of the second pass's %d steps; raise --hires-strength.", p->strength,
+                  second.steps);
         hires_destroy(&h);
         return NULL;
     }
@@ -83,7 +85,8 @@ static bool run(struct hires *h, const struct generate_picture *p, struct arena 
     return generator_run(h->second, &second, &progress, rgb, err);
 }
 
-bool hires_run(struct hires *h, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb, struct error *err) {
+bool hires_run(struct hires *h, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
+               struct error *err) {
     struct arena *a = arena_create(h->arena);
     h->progress = progress;
     bool ok = run(h, p, a, rgb, err);

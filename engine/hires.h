@@ -16,8 +16,10 @@ struct hires_params {
 void hires_size(const struct model *m, const struct hires_params *p, int w, int h, int *out_w, int *out_h);
 
 struct hires;
-struct hires *hires_create(struct engine *e, const struct generate_params *first, const struct hires_params *p, struct error *err);
+struct hires *hires_create(struct engine *e, const struct generate_params *first, const struct hires_params *p,
+                           struct error *err);
 void hires_destroy(struct hires **h);
 /* As generator_run; rgb has the larger size. A trace gets the second pass with hires_ before its names. */
-bool hires_run(struct hires *h, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb, struct error *err);
+bool hires_run(struct hires *h, const struct generate_picture *p, const struct generate_progress *progress, uint8_t *rgb,
+               struct error *err);
 double hires_first_step_seconds(const struct hires *h);

@@ -81,7 +81,9 @@ static void draw(const struct init_encoder *s, const struct encoded *from, struc
         }
 }
 
-static bool is_hidden(const struct init_image *im, size_t pixel) { return !im || !im->rgb || !im->mask || im->mask[pixel] >= 128; }
+static bool is_hidden(const struct init_image *im, size_t pixel) {
+    return !im || !im->rgb || !im->mask || im->mask[pixel] >= 128;
+}
 
 /* The picture in -1..1; where `masked`, grey in place of what is drawn anew. */
 static void fill_room(const struct init_encoder *s, const struct init_image *im, bool masked) {
@@ -127,8 +129,8 @@ bool init_encoder_start(struct init_encoder *s, const struct init_image *im, int
     *out = (struct init_start){.first = -1, .noise = s->noise, .extra = s->extra};
     bool pure = !im || (im->strength >= 1 && (im->mask || s->n_extra));
     if (im && init_image_steps(n_steps, im->strength) < 1)
-        return error_set(err, "A strength of %g does none of %d steps; at least %g is needed to change the picture.", im->strength, n_steps,
-                         1.0 / n_steps);
+        return error_set(err, "A strength of %g does none of %d steps; at least %g is needed to change the picture.",
+                         im->strength, n_steps, 1.0 / n_steps);
     if (!pure) out->first = n_steps - init_image_steps(n_steps, im->strength);
     bool blends = im && im->mask && !s->n_extra;
     if (!pure || blends) {

@@ -48,8 +48,8 @@ bool lora_spec_parse(const char *text, struct arena *a, struct lora_spec *out, s
     const char *colon = strchr(text, ':'), *plain = colon ? arena_strndup(a, text, (size_t)(colon - text)) : text;
     *out = (struct lora_spec){.strength = 1};
     if (!course(plain, out))
-        return error_set(e, "The LoRA strength \"%s\" is none; write a number up to 100, 0.2..1.0 for a course over the steps, or 0.8@0-40%% "
-                            "for a part of them.", TEXT_SHOW(plain));
+        return error_set(e, "The LoRA strength \"%s\" is none; write a number up to 100, 0.2..1.0 for a course over the steps, "
+                            "or 0.8@0-40%% for a part of them.", TEXT_SHOW(plain));
     if (colon && !lora_blocks_parse(colon + 1, &out->blocks, e)) return false;
     out->has_blocks = colon != NULL;
     const struct guide_course *c = &out->course;

@@ -84,8 +84,8 @@ bool memory_choose(struct engine *e, struct graph *g, enum engine_part part, int
     if (memory_choice_bytes(c) <= left) return true;
     int64_t ring = gpu_program_ring_least(g, engine_part_params(e, part)->set);
     int64_t least = c->activation_bytes + c->io_bytes + ring + least_resident(e, part) + SLACK_BYTES;
-    return error_set(err, "%s needs at least %.1f MiB on %s, with weights coming in turn, and %.1f MiB are free; most is live at %s "
-                     "(%s). %s", name, mib(least), gpu_device_name(e->dev), mib(left), use.peak_label, use.peak_op,
+    return error_set(err, "%s needs at least %.1f MiB on %s, with weights coming in turn, and %.1f MiB are free; most is live "
+                          "at %s (%s). %s", name, mib(least), gpu_device_name(e->dev), mib(left), use.peak_label, use.peak_op,
                      hint ? hint : "Allow more with --memory.");
 }
 

@@ -42,7 +42,8 @@ static bool load_weights(struct model *m, const struct model_params *p, struct e
     if (p->weights != unet.storage) tensor_set_narrow(m->unet_params->set, p->weights, TENSOR_NARROW_LEAST);
     m->vae_params = declare(m, "The VAE", p);
     m->unet_targets.arena = m->arena;
-    if (!unet_declare(m->unet_params, &m->unet, &m->unet_targets, err) || !vae_declare(m->vae_params, &m->vae, err)) return false;
+    if (!unet_declare(m->unet_params, &m->unet, &m->unet_targets, err) || !vae_declare(m->vae_params, &m->vae, err))
+        return false;
     nn_params_seal(m->unet_params);
     nn_params_seal(m->vae_params);
     for (int i = 0; i < m->n_texts; i++)
@@ -57,8 +58,8 @@ static bool load_weights(struct model *m, const struct model_params *p, struct e
 static void warn_unknown(const struct checkpoint_report *r) {
     for (int i = 0; i < r->n_files; i++)
         if (r->files[i].n_unknown)
-            log_warn("%s: %zu tensors are not used, and why is not known, such as %s (atelier inspect lists them)", r->files[i].path,
-                     r->files[i].n_unknown, TEXT_SHOW(r->files[i].unknown[0]));
+            log_warn("%s: %zu tensors are not used, and why is not known, such as %s (atelier inspect lists them)",
+                     r->files[i].path, r->files[i].n_unknown, TEXT_SHOW(r->files[i].unknown[0]));
 }
 
 struct model *model_open(const char *path, const struct model_params *p, struct error *err) {

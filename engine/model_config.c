@@ -61,7 +61,8 @@ static bool load_text(struct model *m, const char *suffix, const struct model_fi
     t->part = arena_printf(a, "text_encoder%s", suffix);
     const char *config = arena_printf(a, "%s/%s/config.json", m->path, t->part);
     const char *tokenizer = o->tokenizer ? o->tokenizer : arena_printf(a, "%s/tokenizer%s", m->path, suffix);
-    if (!model_need_file(config, m->n_texts > 1 ? "second text encoder" : "text encoder", err) || !clip_config_load(&t->cfg, config, err) ||
+    if (!model_need_file(config, m->n_texts > 1 ? "second text encoder" : "text encoder", err) ||
+        !clip_config_load(&t->cfg, config, err) ||
         !model_need_file(arena_printf(a, "%s/vocab.json", tokenizer), "tokenizer", err))
         return false;
     return (t->tokenizer = tokenizer_load(tokenizer, err)) != NULL;
@@ -71,8 +72,8 @@ bool model_configs_load(struct model *m, const struct model_files *o, struct err
     struct arena *a = m->arena;
     const char *unet = arena_printf(a, "%s/unet/config.json", m->path), *vae = arena_printf(a, "%s/vae/config.json", m->path);
     const char *scheduler = arena_printf(a, "%s/scheduler/scheduler_config.json", m->path);
-    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) || !model_need_file(scheduler, "scheduler", err) ||
-        !model_schedule_load(&m->schedule, scheduler, err) ||
+    if (!model_need_file(unet, "UNet", err) || !unet_config_load(&m->unet, unet, err) ||
+        !model_need_file(scheduler, "scheduler", err) || !model_schedule_load(&m->schedule, scheduler, err) ||
         (!o->vae && (!model_need_file(vae, "VAE", err) || !vae_config_load(&m->vae, vae, err))))
         return false;
     m->family = unet_config_family(&m->unet);
@@ -93,18 +94,19 @@ static bool check_channels(const struct model *m, struct error *err) {
     int in = m->unet.in_channels, latent = m->vae.latent_channels;
     if (m->unet.out_channels == latent && (in == latent || in == 2 * latent + 1)) return true;
     const char *what = in == latent + 1 ? " (a depth model)" : in == 2 * latent ? " (an instruct-pix2pix model)" : "";
-    return error_set(err, "In %s the UNet takes %d channels and makes %d where the VAE's latents have %d%s; only plain and inpainting "
-                     "UNets are supported.", m->path, in, m->unet.out_channels, latent, what);
+    return error_set(err, "In %s the UNet takes %d channels and makes %d where the VAE's latents have %d%s; only plain and "
+                          "inpainting UNets are supported.", m->path, in, m->unet.out_channels, latent, what);
 }
 
 static bool check_added(const struct model *m, struct error *err) {
     int times = m->unet.added_time_id_dim, pooled = m->texts[m->n_texts - 1].cfg.projection_dim;
     if (!nn_family_is_xl(m->family) || m->unet.added_dim == pooled + 6 * times) return true;
     if (m->unet.added_dim == pooled + 5 * times)
-        return error_set(err, "%s is an SDXL refiner (its UNet takes an aesthetic score), which this version does not run; give the "
-                         "base model.", m->path);
-    return error_set(err, "In %s the UNet takes an added vector of %d numbers, but pooled text of %d and six sizes of %d make %d: the "
-                     "parts come from different models.", m->path, m->unet.added_dim, pooled, times, pooled + 6 * times);
+        return error_set(err, "%s is an SDXL refiner (its UNet takes an aesthetic score), which this version does not run; "
+                              "give the base model.", m->path);
+    return error_set(err, "In %s the UNet takes an added vector of %d numbers, but pooled text of %d and six sizes of %d make "
+                          "%d: the parts come from different models.", m->path, m->unet.added_dim, pooled, times,
+                     pooled + 6 * times);
 }
 
 bool model_configs_check(const struct model *m, struct error *err) {
@@ -120,8 +122,8 @@ bool model_configs_check(const struct model *m, struct error *err) {
             return error_set(err, "In %s the tokenizer has ids up to %d, but %s knows %d tokens.", m->path,
                              tokenizer_max_id(t->tokenizer), t->part, t->cfg.vocabulary);
         if (tokenizer_window(t->tokenizer) != tokenizer_window(m->texts[0].tokenizer))
-            return error_set(err, "In %s the tokenizers have windows of %zu and %zu tokens; both must have one length.", m->path,
-                             tokenizer_window(m->texts[0].tokenizer), tokenizer_window(t->tokenizer));
+            return error_set(err, "In %s the tokenizers have windows of %zu and %zu tokens; both must have one length.",
+                             m->path, tokenizer_window(m->texts[0].tokenizer), tokenizer_window(t->tokenizer));
     }
     if (nn_family_is_xl(m->family) && !m->texts[m->n_texts - 1].cfg.projection)
         return error_set(err, "In %s text_encoder_2 has no projection, which SDXL's pooled text needs (its config must name "

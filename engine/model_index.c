@@ -61,7 +61,8 @@ static const struct {
 };
 
 static bool refuse(const struct model *m, const char *what, const char *why, struct error *err) {
-    return error_set(err, "%s is %s (%s); this program runs Stable Diffusion 1, 2 and SDXL.", TEXT_SHOW(m->path), what, TEXT_SHOW(why));
+    return error_set(err, "%s is %s (%s); this program runs Stable Diffusion 1, 2 and SDXL.", TEXT_SHOW(m->path), what,
+                     TEXT_SHOW(why));
 }
 
 static bool check_class(const struct model *m, const char *kind, struct error *err) {

@@ -13,8 +13,8 @@ static bool keep_file(struct model *m, struct model_source *s, struct st_file *f
     return true;
 }
 
-static bool folder_part(struct model *m, struct model_source *s, const char *part, const char *stem, const struct model_files *o,
-                        struct error *err) {
+static bool folder_part(struct model *m, struct model_source *s, const char *part, const char *stem,
+                        const struct model_files *o, struct error *err) {
     return keep_file(m, s, checkpoint_folder_open(arena_printf(m->arena, "%s/%s", m->path, part), stem, o->variant, err));
 }
 
@@ -78,8 +78,8 @@ static bool open_vae(struct model *m, const char *path, struct error *err) {
 
 bool model_sources_open(struct model *m, const struct model_files *o, struct error *err) {
     if (!os_path_exists(m->path))
-        return error_set(err, "There is no model %s; give a Stable Diffusion folder in diffusers' layout or a .safetensors or .ckpt file "
-                         "with --model.", m->path);
+        return error_set(err, "There is no model %s; give a Stable Diffusion folder in diffusers' layout or a .safetensors or "
+                              ".ckpt file with --model.", m->path);
     bool ok = os_path_is_dir(m->path) ? open_folder(m, o, err) : open_single(m, o, err);
     if (!ok || (o->vae && !open_vae(m, o->vae, err))) return false;
     if (o->prediction) {
@@ -87,7 +87,7 @@ bool model_sources_open(struct model *m, const struct model_files *o, struct err
         m->prediction_from = "--prediction", m->prediction_guessed = false;
     }
     if (m->prediction_guessed)
-        log_warn("%s does not say what it predicts; v_prediction is assumed. If pictures come out as noise, add --prediction epsilon.",
-                 m->path);
+        log_warn("%s does not say what it predicts; v_prediction is assumed. If pictures come out as noise, add --prediction "
+                 "epsilon.", m->path);
     return true;
 }

@@ -56,7 +56,8 @@ struct batch {
 
 /* Layers left out beyond the model's own. */
 static bool find_skip(const struct model *m, int clip_skip, int *skip, struct error *err) {
-    int own = m->family == NN_FAMILY_SD1 || m->family == NN_FAMILY_UNKNOWN ? 1 : 2, least = nn_family_is_xl(m->family) ? 1 : own;
+    int own = m->family == NN_FAMILY_SD1 || m->family == NN_FAMILY_UNKNOWN ? 1 : 2,
+        least = nn_family_is_xl(m->family) ? 1 : own;
     *skip = clip_skip ? clip_skip - own : 0;
     if (clip_skip && clip_skip < least)
         return error_set(err, "--clip-skip %d is not in this model: %s leaves out the last layer; use %d or more.", clip_skip,
@@ -79,7 +80,8 @@ struct prompter *prompter_create(struct engine *e, const struct prompter_params 
                            .dim = model_context_dim(e->model), .pooled_dim = model_pooled_dim(e->model)};
     p->n_words = params->words ? params->words->n : 0;
     p->words = arena_alloc_n(a, (size_t)p->n_words + 1, sizeof *p->words);
-    for (int i = 0; i < p->n_words; i++) p->words[i] = (struct prompt_word){params->words->items[i].word, params->words->items[i].n};
+    for (int i = 0; i < p->n_words; i++)
+        p->words[i] = (struct prompt_word){params->words->items[i].word, params->words->items[i].n};
     p->strength = arena_alloc_n(a, params->adapter ? (size_t)params->adapter->n + 1 : 1, sizeof(float));
     return p;
 }
@@ -135,7 +137,8 @@ static int add_job(struct batch *b, const struct piece *piece, int window, const
 static void cut_windows(struct batch *b, const struct prompt_runs *runs, bool split, struct piece *piece) {
     const struct model *m = b->p->e->model;
     for (int i = 0; i < m->n_texts; i++) {
-        struct prompt_chunk_params cp = {.tokenizer = m->texts[i].tokenizer, .split = split, .words = b->p->words, .n_words = b->p->n_words};
+        struct prompt_chunk_params cp = {.tokenizer = m->texts[i].tokenizer, .split = split, .words = b->p->words,
+                                         .n_words = b->p->n_words};
         prompt_chunk(b->a, runs, &cp, &piece->chunks[i]);
         if (piece->chunks[i].n < piece->chunks[0].n) piece->chunks[0].n = piece->chunks[i].n;
     }
@@ -177,8 +180,9 @@ static bool has_weights(const struct prompt_runs *runs) {
 
 static void warn_dropped(const struct prompter *p, const char *text, const struct prompt_chunks *c) {
     if (c->n_dropped)
-        log_warn("the prompt \"%.40s\" has %zu tokens and the model looks at %d; dropped: \"%s\"%s", TEXT_SHOW(text), c->n_tokens,
-                 p->window - 2, TEXT_SHOW(c->dropped), p->params.style == PROMPT_DIFFUSERS ? " (--prompt-style a1111 takes long prompts)" : "");
+        log_warn("the prompt \"%.40s\" has %zu tokens and the model looks at %d; dropped: \"%s\"%s", TEXT_SHOW(text),
+                 c->n_tokens, p->window - 2, TEXT_SHOW(c->dropped),
+                 p->params.style == PROMPT_DIFFUSERS ? " (--prompt-style a1111 takes long prompts)" : "");
     if (p->params.style == PROMPT_DIFFUSERS && prompt_looks_a1111(text))
         log_warn("brackets and BREAK in the prompt are read as plain words; --prompt-style a1111 gives them their meaning");
 }
@@ -215,7 +219,8 @@ static bool make_draft(struct batch *b, const char *text, struct draft *d, struc
 /* ---- Encoding ---- */
 
 /* The learnt words of n jobs. */
-static struct text_splice *list_splices(const struct prompter *p, const struct job *jobs, int n, struct arena *a, int *n_splices) {
+static struct text_splice *list_splices(const struct prompter *p, const struct job *jobs, int n, struct arena *a,
+                                        int *n_splices) {
     int total = 0;
     for (int k = 0; k < n; k++) total += jobs[k].chunk->n_splices;
     struct text_splice *list = arena_alloc_n(a, (size_t)total + 1, sizeof *list);
@@ -225,7 +230,8 @@ static struct text_splice *list_splices(const struct prompter *p, const struct j
             const struct prompt_splice *s = &jobs[k].chunk->splices[i];
             list[at].at = k * p->window + s->at;
             for (int t = 0; t < p->e->model->n_texts; t++)
-                list[at].vectors[t] = p->params.words->items[s->word].vectors[t] + (size_t)s->vector * (size_t)p->e->model->texts[t].cfg.width;
+                list[at].vectors[t] =
+                    p->params.words->items[s->word].vectors[t] + (size_t)s->vector * (size_t)p->e->model->texts[t].cfg.width;
         }
     return list;
 }
@@ -238,7 +244,8 @@ static bool run_some(struct batch *b, int first, int n, const float *strength, s
     int32_t *ids[MODEL_MAX_TEXTS] = {0};
     for (int i = 0; i < p->e->model->n_texts; i++) ids[i] = arena_alloc_n(a, (size_t)n * window, sizeof *ids[i]);
     bool *unseen = arena_alloc_n(a, (size_t)n, window);
-    float *out = arena_alloc_n(a, (size_t)n * window, dim * sizeof *out), *pooled = arena_alloc_n(a, (size_t)n, (pooled_dim + 1) * sizeof *pooled);
+    float *out = arena_alloc_n(a, (size_t)n * window, dim * sizeof *out),
+          *pooled = arena_alloc_n(a, (size_t)n, (pooled_dim + 1) * sizeof *pooled);
     for (int k = 0; k < n; k++) {
         const struct job *j = &b->jobs[first + k];
         for (int i = 0; i < p->e->model->n_texts; i++) memcpy(ids[i] + (size_t)k * window, j->ids[i], window * sizeof *ids[i]);
@@ -336,7 +343,8 @@ static void finish(const struct batch *b, const struct draft *d) {
         const struct piece *piece = &d->pieces[i][0];
         build_part(b, d, i, to);
         for (int w = 0; w < piece->chunks[0].n; w++, at += window, to += window * (size_t)p->dim)
-            for (int t = 0; t < p->e->model->n_texts; t++) memcpy(ids[t] + at, piece->chunks[t].items[w].ids, window * sizeof *ids[t]);
+            for (int t = 0; t < p->e->model->n_texts; t++)
+                memcpy(ids[t] + at, piece->chunks[t].items[w].ids, window * sizeof *ids[t]);
     }
     struct kept *k = &p->kept[p->n_kept++];
     *k = (struct kept){arena_strdup(p->cache, d->text), {.rows = rows, .pooled = pooled, .tokens = (int)(windows * window)}};
@@ -363,10 +371,11 @@ static bool encode_new(struct prompter *p, const char *const *texts, int n, cons
 /* ---- Handing out ---- */
 
 /* A copy of `tokens` tokens: c and then windows of the empty prompt, or zeros throughout. */
-static void hand_out(const struct prompter *p, const struct prompt_context *c, const struct prompt_context *empty, int tokens, bool zeros,
-                     struct arena *a, struct prompt_context *out) {
+static void hand_out(const struct prompter *p, const struct prompt_context *c, const struct prompt_context *empty, int tokens,
+                     bool zeros, struct arena *a, struct prompt_context *out) {
     size_t dim = (size_t)p->dim, own = (size_t)c->tokens, window = (size_t)p->window;
-    float *rows = arena_alloc_n(a, (size_t)tokens, dim * sizeof *rows), *pooled = arena_alloc_n(a, (size_t)p->pooled_dim + 1, sizeof *pooled);
+    float *rows = arena_alloc_n(a, (size_t)tokens, dim * sizeof *rows),
+          *pooled = arena_alloc_n(a, (size_t)p->pooled_dim + 1, sizeof *pooled);
     *out = (struct prompt_context){.rows = rows, .pooled = pooled, .tokens = tokens};
     for (int t = 0; t < p->e->model->n_texts; t++) {
         int32_t *ids = arena_alloc_n(a, (size_t)tokens, sizeof *ids);

@@ -29,8 +29,8 @@ void prompter_forget(struct prompter *p);
 /* Whether strengths matter: there is a LoRA on a text encoder. */
 bool prompter_heeds_strength(const struct prompter *p);
 
-/* Encodes n prompts. Shorter ones are filled up with windows of the empty prompt to the longest, as A1111's option "pad prompt and
- * negative prompt" and compel do. A text of NULL is a negative prompt that was not given: zeros where the model wants
- * that (SDXL), else "". strength [adapters]. Results live in `a`. What one window could not take is logged. */
+/* Encodes n prompts. Shorter ones are filled up with windows of the empty prompt to the longest, as A1111's option "pad prompt
+ * and negative prompt" and compel do. A text of NULL is a negative prompt that was not given: zeros where the model wants that
+ * (SDXL), else "". strength [adapters]. Results live in `a`. What one window could not take is logged. */
 bool prompter_encode(struct prompter *p, const char *const *texts, int n, const float *strength, struct arena *a,
                      struct prompt_context *out, struct error *err);

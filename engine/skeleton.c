@@ -19,7 +19,9 @@ static void family(int i, struct footprint_family *out) {
     text->width = 1024, text->mlp_width = 4096, text->layers = 23, text->heads = 16;
 }
 
-static struct nn_params *params(struct skeleton *s, const char *name) { return nn_params_create(s->arena, name, TENSOR_F32, false, 0); }
+static struct nn_params *params(struct skeleton *s, const char *name) {
+    return nn_params_create(s->arena, name, TENSOR_F32, false, 0);
+}
 
 static struct skeleton *create(int i, struct error *err) {
     struct arena *a = arena_create(NULL);
@@ -79,7 +81,7 @@ struct skeleton *skeleton_for_files(const char *const *paths, int n, struct erro
     }
     if (!readable) skeleton_destroy(&found);
     else if (!found)
-        error_set(err, "%s does not fit the usual layers of Stable Diffusion 1, 2 or SDXL; give a model of its family with --model, which "
-                       "names them.", TEXT_SHOW(paths[0]));
+        error_set(err, "%s does not fit the usual layers of Stable Diffusion 1, 2 or SDXL; give a model of its family with "
+                       "--model, which names them.", TEXT_SHOW(paths[0]));
     return found;
 }

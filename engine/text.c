@@ -25,8 +25,10 @@ struct run {
     bool pooled;
 };
 
-static void write_inputs(const struct run *r, struct gpu_program *prog, const struct clip_inputs *in, const int32_t *ids, struct arena *a) {
-    float *rows = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, sizeof *rows), *ends = arena_alloc_n(a, (size_t)r->n, sizeof *ends);
+static void write_inputs(const struct run *r, struct gpu_program *prog, const struct clip_inputs *in, const int32_t *ids,
+                         struct arena *a) {
+    float *rows = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, sizeof *rows),
+          *ends = arena_alloc_n(a, (size_t)r->n, sizeof *ends);
     for (int i = 0; i < r->n * r->tokens; i++) rows[i] = (float)ids[i];
     gpu_program_write(prog, in->ids, rows);
     for (int i = 0; i < r->n; i++) ends[i] = (float)(i * r->tokens + engine_text_end(r->text, ids + i * r->tokens));
@@ -78,7 +80,8 @@ static void write_extras(const struct run *r, struct gpu_program *prog, const st
 }
 
 /* hidden [n][tokens][width] and, if asked for, pooled [n][projection_dim]; memory from a. */
-static bool encode(const struct run *r, const int32_t *ids, struct arena *a, float **hidden, float **pooled, struct error *err) {
+static bool encode(const struct run *r, const int32_t *ids, struct arena *a, float **hidden, float **pooled,
+                   struct error *err) {
     struct engine *e = r->e;
     struct graph *g = graph_create(a, gpu_device_storage(e->dev));
     const struct adapter *adapter = r->params->adapter;
@@ -116,8 +119,8 @@ static bool encode(const struct run *r, const int32_t *ids, struct arena *a, flo
     return ok;
 }
 
-bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p, float *out,
-                        float *pooled, struct error *err) {
+bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p,
+                        float *out, float *pooled, struct error *err) {
     const struct model *m = e->model;
     int tokens = model_window(m), first = 0;
     size_t all = (size_t)model_context_dim(m);

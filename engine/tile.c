@@ -31,14 +31,17 @@ static void blend_columns(const struct tile *left, struct tile *t, int extent, i
         }
 }
 
-static bool make_tile(const struct tile_params *p, struct tile *t, float *room, const float *in, tile_fn *make, void *ctx, struct error *err) {
+static bool make_tile(const struct tile_params *p, struct tile *t, float *room, const float *in, tile_fn *make, void *ctx,
+                      struct error *err) {
     size_t row = (size_t)t->w * (size_t)p->in_channels;
     for (int y = 0; y < t->h; y++)
-        memcpy(room + (size_t)y * row, in + ((size_t)(t->y + y) * (size_t)p->w + (size_t)t->x) * (size_t)p->in_channels, row * sizeof *room);
+        memcpy(room + (size_t)y * row, in + ((size_t)(t->y + y) * (size_t)p->w + (size_t)t->x) * (size_t)p->in_channels,
+               row * sizeof *room);
     return make(ctx, t->h, t->w, room, t->data, err);
 }
 
-bool tile_run(const struct tile_params *p, struct arena *a, const float *in, float *out, tile_fn *make, void *ctx, struct error *err) {
+bool tile_run(const struct tile_params *p, struct arena *a, const float *in, float *out, tile_fn *make, void *ctx,
+              struct error *err) {
     int step = p->tile * 3 / 4, full = p->tile * p->up / p->down, extent = full / 4, limit = full - extent, c = p->out_channels;
     assert(p->tile % (4 * p->down) == 0);
     int rows = (p->h + step - 1) / step, cols = (p->w + step - 1) / step, out_w = p->w * p->up / p->down;
@@ -55,7 +58,8 @@ bool tile_run(const struct tile_params *p, struct arena *a, const float *in, flo
         bool seen = false;
         for (int i = 0; i < first; i++) seen |= tiles[i].h == tiles[first].h && tiles[i].w == tiles[first].w;
         for (int i = first; !seen && i < rows * cols; i++)
-            if (tiles[i].h == tiles[first].h && tiles[i].w == tiles[first].w && !make_tile(p, &tiles[i], room, in, make, ctx, err))
+            if (tiles[i].h == tiles[first].h && tiles[i].w == tiles[first].w &&
+                !make_tile(p, &tiles[i], room, in, make, ctx, err))
                 return false;
     }
     for (int i = 0; i < rows * cols; i++) {

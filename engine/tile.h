@@ -14,4 +14,5 @@ struct tile_params {
 /* Makes one tile: in [h][w][in_channels] -> out [h*up/down][w*up/down][out_channels]. */
 typedef bool tile_fn(void *ctx, int h, int w, const float *in, float *out, struct error *err);
 /* Tiles of one size are asked for one after the other, the full ones first. Memory of the tiles comes from `a`. */
-bool tile_run(const struct tile_params *p, struct arena *a, const float *in, float *out, tile_fn *make, void *ctx, struct error *err);
+bool tile_run(const struct tile_params *p, struct arena *a, const float *in, float *out, tile_fn *make, void *ctx,
+              struct error *err);

@@ -32,7 +32,8 @@ static struct shape out_shape(const struct engine *e, bool encoder, struct shape
                    : (struct shape){in.n, in.h * f, in.w * f, cfg->out_channels};
 }
 
-static struct graph *build(struct engine *e, bool encoder, bool f32, struct shape in, struct arena *a, int *input, int *output) {
+static struct graph *build(struct engine *e, bool encoder, bool f32, struct shape in, struct arena *a, int *input,
+                           int *output) {
     const struct vae_config *cfg = &e->model->vae;
     struct graph *g = graph_create(a, f32 ? TENSOR_F32 : gpu_device_storage(e->dev));
     struct nn_ctx c = nn_begin(g, e->model->vae_params, NULL, "vae");
@@ -43,7 +44,8 @@ static struct graph *build(struct engine *e, bool encoder, bool f32, struct shap
     return g;
 }
 
-static const char vae_hint[] = "Make the picture smaller with --width and --height, set --vae-tiling on, or allow more with --memory.";
+static const char vae_hint[] =
+    "Make the picture smaller with --width and --height, set --vae-tiling on, or allow more with --memory.";
 
 static bool plan(struct engine *e, bool encoder, bool f32, struct shape in, struct memory_choice *out, struct error *err) {
     struct arena *a = arena_create(NULL);
@@ -61,7 +63,8 @@ static struct shape tile_shape(struct shape whole, int tile) {
 }
 
 /* The whole where it fits with all of the VAE's weights, else the largest tiles that do. */
-static bool choose_tile(struct engine *e, bool encoder, bool f32, struct shape in, int *tile, struct memory_choice *c, struct error *err) {
+static bool choose_tile(struct engine *e, bool encoder, bool f32, struct shape in, int *tile, struct memory_choice *c,
+                        struct error *err) {
     int unit = encoder ? 1 : vae_config_factor(&e->model->vae), side = in.h > in.w ? in.h : in.w;
     int largest = e->params.vae_tile ? e->params.vae_tile : LARGEST_TILE;
     int smallest = largest < SMALLEST_TILE ? largest : SMALLEST_TILE;
@@ -85,7 +88,8 @@ static struct shape whole_shape(const struct engine *e, bool encoder, int n, int
     return encoder ? (struct shape){n, h, w, cfg->in_channels} : (struct shape){n, h / f, w / f, cfg->latent_channels};
 }
 
-bool vae_session_plan(struct engine *e, bool encoder, bool f32, int w, int h, struct memory_choice *out, int *tile_pixels, struct error *err) {
+bool vae_session_plan(struct engine *e, bool encoder, bool f32, int w, int h, struct memory_choice *out, int *tile_pixels,
+                      struct error *err) {
     if (!check_size(&e->model->vae, w, h, err)) return false;
     bool ok = choose_tile(e, encoder, f32, whole_shape(e, encoder, 1, w, h), tile_pixels, out, err);
     if (!encoder) *tile_pixels *= vae_config_factor(&e->model->vae);
@@ -104,7 +108,8 @@ static bool open_program(struct vae_session *s, struct shape in, struct error *e
     close_program(s);
     s->program_arena = arena_create(s->arena);
     struct graph *g = build(s->e, s->encoder, s->f32, in, s->program_arena, &s->input, &s->output);
-    s->prog = engine_program(s->e, g, s->encoder ? "Encoding pictures" : "Decoding the picture", ENGINE_VAE, NULL, 0, vae_hint, err);
+    s->prog =
+        engine_program(s->e, g, s->encoder ? "Encoding pictures" : "Decoding the picture", ENGINE_VAE, NULL, 0, vae_hint, err);
     s->at = in;
     if (s->prog) memory_pin(s->e, ENGINE_VAE);
     return s->prog != NULL;

@@ -4,7 +4,8 @@
 #include <string.h>
 
 bool watch_can(const struct nn_target *t) {
-    return !t->is_norm && t->weight.n == 1 && (!t->is_conv || (t->conv.stride <= 1 && !t->conv.up && !t->conv.out_h && !t->conv.pad));
+    return !t->is_norm && t->weight.n == 1 &&
+           (!t->is_conv || (t->conv.stride <= 1 && !t->conv.up && !t->conv.out_h && !t->conv.pad));
 }
 
 struct watch *watch_create(struct arena *parent, const struct nn_target *const *targets, int n) {
@@ -12,7 +13,8 @@ struct watch *watch_create(struct arena *parent, const struct nn_target *const *
     struct watch *w = arena_alloc(a, sizeof *w);
     *w = (struct watch){.arena = a, .n = n};
     w->layers = arena_alloc_n(a, (size_t)n + 1, sizeof *w->layers);
-    w->inputs = arena_alloc_n(a, (size_t)n + 1, sizeof *w->inputs), w->outputs = arena_alloc_n(a, (size_t)n + 1, sizeof *w->outputs);
+    w->inputs = arena_alloc_n(a, (size_t)n + 1, sizeof *w->inputs),
+    w->outputs = arena_alloc_n(a, (size_t)n + 1, sizeof *w->outputs);
     for (int i = 0; i < n; i++) {
         assert(watch_can(targets[i]));
         w->layers[i] = (struct watch_layer){.target = targets[i], .same = -1};
@@ -54,7 +56,8 @@ static int on_linear(void *ctx, struct graph *g, const char *path, int x, int ba
     return w->inner && w->inner->linear ? w->inner->linear(w->inner->ctx, g, path, x, base, weight) : base;
 }
 
-static int on_conv(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight, const struct conv_params *conv) {
+static int on_conv(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
+                   const struct conv_params *conv) {
     struct watch *w = ctx;
     note(w, g, path, x);
     return w->inner && w->inner->conv ? w->inner->conv(w->inner->ctx, g, path, x, base, weight, conv) : base;

@@ -1,7 +1,7 @@
 #pragma once
 /* What chosen layers read while a program runs, summed up: for every row x of a layer's input, the sum of x x', which is
- * all that least squares over those inputs needs. A watch stands between a model's builder and an adapter's hook; layers that read
- * the same value share a sum. Sums are made in f32 on the device, run by run, and added up in double here. One thread. */
+ * all that least squares over those inputs needs. A watch stands between a model's builder and an adapter's hook; layers that
+ * read the same value share a sum. Sums are made in f32 on the device, run by run, and added up in double here. One thread. */
 #include "gpu/program.h"
 #include "nn/target.h"
 
