@@ -9,9 +9,10 @@
 bool gpu_vk_ok(VkResult r, const char *what, struct error *err) {
     if (r == VK_SUCCESS) return true;
     const char *why = r == VK_ERROR_OUT_OF_DEVICE_MEMORY ? "the device is out of memory"
-                    : r == VK_ERROR_OUT_OF_HOST_MEMORY ? "the host is out of memory"
-                    : r == VK_ERROR_DEVICE_LOST ? "the device was lost; its driver may have reset it (try again, or smaller sizes)"
-                    : "the Vulkan driver reports an error";
+                      : r == VK_ERROR_OUT_OF_HOST_MEMORY ? "the host is out of memory"
+                      : r == VK_ERROR_DEVICE_LOST        ? "the device was lost; its driver may have reset it (try again, or "
+                                                           "smaller sizes)"
+                                                         : "the Vulkan driver reports an error";
     return error_set(err, "%s failed: %s (code %d).", what, why, r);
 }
 
@@ -70,7 +71,8 @@ static void read_limits(struct gpu_device *dev) {
             dev->memory_total = (int64_t)dev->memory_properties.memoryHeaps[h].size;
     /* Lavapipe's heap is a round number; what it hands out is the host's memory. */
     if (cpu) dev->memory_total = (int64_t)os_memory_total();
-    if (dev->params.memory_limit && (dev->params.plan_only || dev->params.memory_limit < dev->memory_total)) dev->memory_total = dev->params.memory_limit;
+    if (dev->params.memory_limit && (dev->params.plan_only || dev->params.memory_limit < dev->memory_total))
+        dev->memory_total = dev->params.memory_limit;
 }
 
 static bool create_layouts(struct gpu_device *dev, struct error *err) {
@@ -83,12 +85,16 @@ static bool create_layouts(struct gpu_device *dev, struct error *err) {
                                           .pBindings = b};
     VkPushConstantRange range = {VK_SHADER_STAGE_COMPUTE_BIT, 0, GPU_PUSH_BYTES};
     VkPipelineLayoutCreateInfo pl = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO, .setLayoutCount = 1,
-                                     .pSetLayouts = &dev->set_layout, .pushConstantRangeCount = 1, .pPushConstantRanges = &range};
+                                     .pSetLayouts = &dev->set_layout, .pushConstantRangeCount = 1,
+                                     .pPushConstantRanges = &range};
     VkCommandPoolCreateInfo cp = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-                                  .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT, .queueFamilyIndex = dev->queue_family};
+                                  .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+                                  .queueFamilyIndex = dev->queue_family};
     VkFenceCreateInfo fc = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
-    return gpu_vk_ok(vkCreateDescriptorSetLayout(dev->handle, &sl, NULL, &dev->set_layout), "Making the descriptor layout", err) &&
-           gpu_vk_ok(vkCreatePipelineLayout(dev->handle, &pl, NULL, &dev->pipeline_layout), "Making the pipeline layout", err) &&
+    return gpu_vk_ok(vkCreateDescriptorSetLayout(dev->handle, &sl, NULL, &dev->set_layout), "Making the descriptor layout",
+                     err) &&
+           gpu_vk_ok(vkCreatePipelineLayout(dev->handle, &pl, NULL, &dev->pipeline_layout), "Making the pipeline layout",
+                     err) &&
            gpu_vk_ok(vkCreateCommandPool(dev->handle, &cp, NULL, &dev->pool), "Making the command pool", err) &&
            gpu_vk_ok(vkCreateFence(dev->handle, &fc, NULL, &dev->fence), "Making a fence", err);
 }

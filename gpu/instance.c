@@ -167,7 +167,8 @@ int gpu_device_list(struct gpu_listing *out, int max, struct error *err) {
         l->subgroup = sg.subgroupSize;
         l->shared_bytes = p.properties.limits.maxComputeSharedMemorySize;
         for (uint32_t h = 0; h < mem.memoryHeapCount; h++)
-            if (mem.memoryHeaps[h].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT && (int64_t)mem.memoryHeaps[h].size > l->memory_bytes)
+            if (mem.memoryHeaps[h].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT &&
+                (int64_t)mem.memoryHeaps[h].size > l->memory_bytes)
                 l->memory_bytes = (int64_t)mem.memoryHeaps[h].size;
         if (p.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU) l->memory_bytes = (int64_t)os_memory_total();
         l->usable = device_usable(list[i], l->reason, sizeof l->reason);

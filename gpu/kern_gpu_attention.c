@@ -72,7 +72,8 @@ static struct dkv_cut dkv_cut(const struct kernel_query *q) {
     struct heads h = heads_of(q);
     /* At most four planes: RADV keeps two accumulators of five in memory instead of registers. */
     struct dkv_cut c = {.rq = 2, .planes = plane_cut(&h, 4)};
-    int tiles = (int)ceil_div(h.k_rows, 16 * c.rq) * c.planes.parts * h.heads * h.n, want = (int)ceil_div(GPU_ENOUGH_GROUPS, tiles);
+    int tiles = (int)ceil_div(h.k_rows, 16 * c.rq) * c.planes.parts * h.heads * h.n,
+        want = (int)ceil_div(GPU_ENOUGH_GROUPS, tiles);
     int most = (int)ceil_div(h.q_rows, 128);
     c.slices = want < most ? want : most;
     c.slice_rows = (int)ceil_div(ceil_div(h.q_rows, c.slices), TILE_COLUMNS) * TILE_COLUMNS;
@@ -91,7 +92,8 @@ int64_t kern_gpu_attention_dx_scratch(const struct kernel_query *q) {
 static void emit_delta(struct emit *e, const struct heads *h, const struct operand *pairs) {
     const struct operand *o = &e->in[3], *lse = &e->in[4], *g = &e->in[5];
     struct push_attn_delta p = {.o = ref_write(o), .g = ref_write(g), .lse = ref_write(lse), .pairs = ref_write(pairs),
-                                .o_stride = o->stride, .g_stride = g->stride, .lse_stride = lse->stride, .rows = h->n * h->q_rows};
+                                .o_stride = o->stride, .g_stride = g->stride, .lse_stride = lse->stride,
+                                .rows = h->n * h->q_rows};
     struct dispatch d = {.shader = "attn_delta", .spec = {(uint32_t)h->planes}, .n_spec = 1, .push = &p,
                          .push_bytes = sizeof p, .storage_mask = f16_bit(o, 0) | f16_bit(g, 1) | f16_bit(lse, 2),
                          .groups = {ceil_div(p.rows, 64), (uint32_t)h->heads, 1}};
@@ -136,7 +138,8 @@ static void emit_dkv(struct emit *e, const struct heads *h, const struct operand
     struct dispatch d = {.shader = "attn_dkv", .n_spec = 4, .push = &p,
                          .spec = {(uint32_t)c.rq, (uint32_t)h->planes, (uint32_t)c.planes.rp, want},
                          .push_bytes = sizeof p, .storage_mask = grad_mask(e) | f16_bit(&y[0], 4) | f16_bit(&y[1], 5),
-                         .groups = {ceil_div(h->k_rows, 16 * c.rq) * (uint32_t)c.planes.parts, (uint32_t)h->heads, (uint32_t)(h->n * c.slices)}};
+                         .groups = {ceil_div(h->k_rows, 16 * c.rq) * (uint32_t)c.planes.parts, (uint32_t)h->heads,
+                                    (uint32_t)(h->n * c.slices)}};
     emit_dispatch(e, &d);
     if (!split) return;
     emit_barrier(e);

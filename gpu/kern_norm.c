@@ -88,7 +88,8 @@ void kern_group_norm_dx(struct emit *e) {
     push.partial = ref_read(e, &means);
     push.y = ref_write(&e->out[0]), push.y_stride = e->out[0].stride;
     run_pass(e, &(struct pass){"group_norm_dx", &push, {x, g, stats, gamma, beta, &means}, 6, {&e->out[0]}, 1,
-                               e->q.node->attr.gnorm.silu, {ceil_div(push.rows, 512), (uint32_t)push.planes, (uint32_t)push.n}});
+                               e->q.node->attr.gnorm.silu,
+                               {ceil_div(push.rows, 512), (uint32_t)push.planes, (uint32_t)push.n}});
 }
 
 void kern_group_norm_dp(struct emit *e) {
@@ -125,8 +126,9 @@ static void layer_back(struct emit *e, const char *shader, uint32_t groups, bool
     push.stats = ref_read(e, stats), push.gamma = ref_read(e, gamma);
     push.y = ref_write(&e->out[0]), push.y_stride = e->out[0].stride;
     if (params) push.y2 = ref_write(&e->out[1]);
-    struct dispatch d = {.shader = shader, .push = &push, .push_bytes = sizeof push, .reads = {x, g, stats, gamma}, .n_reads = 4,
-                         .storage_mask = storage_mask(reads, 4, results, params ? 2 : 1), .groups = {groups, 1, 1}};
+    struct dispatch d = {.shader = shader, .push = &push, .push_bytes = sizeof push, .reads = {x, g, stats, gamma},
+                         .n_reads = 4, .storage_mask = storage_mask(reads, 4, results, params ? 2 : 1),
+                         .groups = {groups, 1, 1}};
     emit_dispatch(e, &d);
 }
 

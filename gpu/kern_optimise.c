@@ -45,16 +45,17 @@ void kern_prodigy_sums(struct emit *e) {
                                  .v = ref_read(e, reads[3]), .hyper = ref_read(e, reads[4]), .param_out = ref_write(results[0]),
                                  .m_out = ref_write(part), .texels = (int)shape_texels(e->in[0].shape), .n_parts = PARTS};
     push.per_group = (int)ceil_div(push.texels, PARTS);
-    struct dispatch d = {.shader = "prodigy_sums", .spec = {0, 0}, .n_spec = 2, .push = &push, .push_bytes = sizeof push, .n_reads = 5,
-                         .storage_mask = storage_mask(reads, 5, results, 2), .groups = {PARTS, 1, 1}};
+    struct dispatch d = {.shader = "prodigy_sums", .spec = {0, 0}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
+                         .n_reads = 5, .storage_mask = storage_mask(reads, 5, results, 2), .groups = {PARTS, 1, 1}};
     for (int i = 0; i < 5; i++) d.reads[i] = reads[i];
     emit_dispatch(e, &d);
     emit_barrier(e);
     push.param = ref_read(e, part), push.m_out = ref_write(sums[1]);
     if (earlier) push.more = ref_read(e, earlier);
     const struct operand *second[2] = {part, earlier};
-    d = (struct dispatch){.shader = "prodigy_sums", .spec = {1, earlier != NULL}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
-                          .reads = {part, earlier}, .n_reads = 2, .storage_mask = storage_mask(second, 2, sums, 2), .groups = {1, 1, 1}};
+    d = (struct dispatch){.shader = "prodigy_sums", .spec = {1, earlier != NULL}, .n_spec = 2, .push = &push,
+                          .push_bytes = sizeof push, .reads = {part, earlier}, .n_reads = 2,
+                          .storage_mask = storage_mask(second, 2, sums, 2), .groups = {1, 1, 1}};
     emit_dispatch(e, &d);
 }
 
@@ -71,8 +72,8 @@ static void adafactor_pass(struct emit *e, struct adafactor *f, uint32_t pass, u
     if (f->result) f->push.out_ref = ref_write(f->result);
     if (f->scratch) f->push.scratch_out = ref_write(f->scratch);
     f->push.scratch = ref_read(e, f->reads[5]);
-    struct dispatch d = {.shader = "adafactor", .spec = {pass}, .n_spec = 1, .push = &f->push, .push_bytes = sizeof f->push, .n_reads = 6,
-                         .storage_mask = storage_mask(f->reads, 6, results, 2), .groups = {groups, 1, 1}};
+    struct dispatch d = {.shader = "adafactor", .spec = {pass}, .n_spec = 1, .push = &f->push, .push_bytes = sizeof f->push,
+                         .n_reads = 6, .storage_mask = storage_mask(f->reads, 6, results, 2), .groups = {groups, 1, 1}};
     for (int i = 0; i < 6; i++) d.reads[i] = f->reads[i];
     emit_dispatch(e, &d);
 }
@@ -117,15 +118,17 @@ void kern_pair_norm(struct emit *e) {
     const struct operand *scratch[4] = {&e->scratch, &e->scratch, &factor, &factor};
     const struct operand *results[4] = {&e->scratch, &factor, &e->out[0], &e->out[1]};
     struct push_pair_norm push = {.down = ref_read(e, &e->in[0]), .up = ref_read(e, &e->in[1]), .taps = d.n, .ranks = d.w,
-                                  .down_planes = shape_planes(d), .down_stride = e->in[0].stride, .out_rows = (int)shape_rows(u),
-                                  .up_stride = e->in[1].stride, .n_parts = d.w, .scale = e->q.node->attr.pair_norm.scale,
+                                  .down_planes = shape_planes(d), .down_stride = e->in[0].stride,
+                                  .out_rows = (int)shape_rows(u), .up_stride = e->in[1].stride, .n_parts = d.w,
+                                  .scale = e->q.node->attr.pair_norm.scale,
                                   .most = e->q.node->attr.pair_norm.most};
     for (uint32_t pass = 0; pass < 4; pass++) {
         const struct operand *reads[3] = {&e->in[0], &e->in[1], scratch[pass]};
         push.scratch = ref_read(e, scratch[pass]), push.out_ref = ref_write(results[pass]);
         push.texels = pass >= 2 ? (int)shape_texels(pass == 2 ? d : u) : 0;
         struct dispatch p = {.shader = "pair_norm", .spec = {pass}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
-                             .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3, .storage_mask = storage_mask(reads, 3, &results[pass], 1),
+                             .reads = {reads[0], reads[1], reads[2]}, .n_reads = 3,
+                             .storage_mask = storage_mask(reads, 3, &results[pass], 1),
                              .groups = {pass == 0 ? (uint32_t)d.w : pass == 1 ? 1 : ceil_div(push.texels, 64), 1, 1}};
         emit_dispatch(e, &p);
         if (pass < 2) emit_barrier(e);

@@ -49,13 +49,15 @@ static void pointwise(struct emit *e, const struct pointwise *p) {
 
 void kern_unary(struct emit *e) {
     int kind = e->q.node->attr.unary.kind;
-    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU : (int)POINTWISE_UNARY + kind, &e->in[0], NULL, &e->out[0], 0, 0, 0});
+    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU : (int)POINTWISE_UNARY + kind, &e->in[0], NULL,
+                                     &e->out[0], 0, 0, 0});
 }
 
 /* g, x: the slope is taken at x (the shader's a). */
 void kern_unary_dx(struct emit *e) {
     int kind = e->q.node->attr.unary.kind;
-    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU_SLOPE : (int)POINTWISE_UNARY_SLOPE + kind, &e->in[1], &e->in[0], &e->out[0], 0, 0, 0});
+    pointwise(e, &(struct pointwise){kind == UNARY_RELU ? (int)POINTWISE_RELU_SLOPE : (int)POINTWISE_UNARY_SLOPE + kind,
+                                     &e->in[1], &e->in[0], &e->out[0], 0, 0, 0});
 }
 
 void kern_add(struct emit *e) {
@@ -75,13 +77,15 @@ void kern_copy(struct emit *e) {
 void kern_dropout(struct emit *e) {
     const struct operand *x = &e->in[0], *key = &e->in[1], *y = &e->out[0], *reads[2] = {x, key};
     float rate = e->q.node->attr.dropout.rate;
-    struct push_dropout push = {.x = ref_read(e, x), .key = ref_read(e, key), .y = ref_write(y), .rows = (int)shape_rows(x->shape),
-                                .image_rows = x->shape.h * x->shape.w, .channels = x->shape.c, .x_stride = x->stride,
+    struct push_dropout push = {.x = ref_read(e, x), .key = ref_read(e, key), .y = ref_write(y),
+                                .rows = (int)shape_rows(x->shape), .image_rows = x->shape.h * x->shape.w,
+                                .channels = x->shape.c, .x_stride = x->stride,
                                 .y_stride = y->stride, .stream = (int32_t)e->q.node->attr.dropout.stream,
                                 .threshold = (int32_t)(uint32_t)((double)rate * 4294967296.0),
                                 .scale = e->q.node->attr.dropout.rescale ? 1 / (1 - rate) : 1};
     struct dispatch d = {.shader = "dropout", .spec = {(uint32_t)e->q.node->attr.dropout.each}, .n_spec = 1, .push = &push,
-                         .push_bytes = sizeof push, .reads = {x, key}, .n_reads = 2, .storage_mask = storage_mask(reads, 2, &y, 1),
+                         .push_bytes = sizeof push, .reads = {x, key}, .n_reads = 2,
+                         .storage_mask = storage_mask(reads, 2, &y, 1),
                          .groups = {ceil_div(push.rows, 64), (uint32_t)shape_planes(y->shape), 1}};
     emit_dispatch(e, &d);
 }

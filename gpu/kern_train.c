@@ -12,7 +12,8 @@ void kern_embed(struct emit *e) {
     bool has_positions = positions->address != 0;
     struct push_embed push = {.ids = ref_read(e, ids), .table = ref_read(e, table), .y = ref_write(y),
                               .rows = (int)shape_rows(ids->shape), .tokens = ids->shape.h * ids->shape.w,
-                              .vocabulary = (int)shape_rows(table->shape), .table_stride = table->stride, .y_stride = y->stride};
+                              .vocabulary = (int)shape_rows(table->shape), .table_stride = table->stride,
+                              .y_stride = y->stride};
     if (has_positions) push.positions = ref_read(e, positions), push.positions_stride = positions->stride;
     const struct operand *reads[3] = {ids, table, has_positions ? positions : NULL};
     struct dispatch d = {.shader = "embed", .spec = {has_positions}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
@@ -42,7 +43,8 @@ void kern_timestep(struct emit *e) {
     emit_dispatch(e, &d);
 }
 
-static struct push_mse mse_push(const struct emit *e, const struct operand *a, const struct operand *b, const struct operand *y) {
+static struct push_mse mse_push(const struct emit *e, const struct operand *a, const struct operand *b,
+                                const struct operand *y) {
     struct shape s = a->shape;
     return (struct push_mse){.a = ref_read(e, a), .b = ref_read(e, b), .y = ref_write(y), .rows = s.h * s.w,
                              .planes = shape_planes(s), .a_stride = a->stride, .b_stride = b->stride, .y_stride = y->stride,
@@ -94,7 +96,8 @@ void kern_huber_dx(struct emit *e) {
     struct push_huber push = huber_push(e, in, y);
     push.seed = ref_read(e, seed);
     struct dispatch d = {.shader = "huber_dx", .spec = {mask != NULL}, .n_spec = 1, .push = &push, .push_bytes = sizeof push,
-                         .reads = {&in[0], &in[1], &in[2], mask, seed}, .n_reads = 5, .storage_mask = storage_mask(reads, 5, &y, 1),
+                         .reads = {&in[0], &in[1], &in[2], mask, seed}, .n_reads = 5,
+                         .storage_mask = storage_mask(reads, 5, &y, 1),
                          .groups = {ceil_div(shape_rows(y->shape), 64), (uint32_t)push.planes, 1}};
     emit_dispatch(e, &d);
 }
@@ -109,14 +112,16 @@ void kern_sum_squares(struct emit *e) {
     push.per_group = (int)ceil_div(push.texels, SUM_PARTS);
     push.n_parts = SUM_PARTS;
     struct dispatch d = {.shader = "sum_squares", .spec = {0, 0}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
-                         .reads = {x}, .n_reads = 1, .storage_mask = storage_mask(&x, 1, &part, 1), .groups = {SUM_PARTS, 1, 1}};
+                         .reads = {x}, .n_reads = 1, .storage_mask = storage_mask(&x, 1, &part, 1),
+                         .groups = {SUM_PARTS, 1, 1}};
     emit_dispatch(e, &d);
     emit_barrier(e);
     push.grad = ref_read(e, part), push.param_out = ref_write(y);
     if (total) push.more = ref_read(e, total);
     const struct operand *reads[2] = {part, total};
-    d = (struct dispatch){.shader = "sum_squares", .spec = {1, total != NULL}, .n_spec = 2, .push = &push, .push_bytes = sizeof push,
-                          .reads = {part, total}, .n_reads = 2, .storage_mask = storage_mask(reads, 2, &y, 1), .groups = {1, 1, 1}};
+    d = (struct dispatch){.shader = "sum_squares", .spec = {1, total != NULL}, .n_spec = 2, .push = &push,
+                          .push_bytes = sizeof push, .reads = {part, total}, .n_reads = 2,
+                          .storage_mask = storage_mask(reads, 2, &y, 1), .groups = {1, 1, 1}};
     emit_dispatch(e, &d);
 }
 

@@ -12,7 +12,8 @@ enum { STAGING_BYTES = 32 << 20 };
 /* Tries the fitting kinds of memory in turn: a card's window for the host may be full before the card is. */
 static int allocate_any(struct gpu_device *dev, struct gpu_chunk *c, bool device_local, const VkMemoryRequirements *req) {
     int types[VK_MAX_MEMORY_TYPES];
-    int n = gpu_memory_types(&dev->memory_properties, req->memoryTypeBits, device_local ? GPU_MEMORY_DEVICE : GPU_MEMORY_HOST, types);
+    int n = gpu_memory_types(&dev->memory_properties, req->memoryTypeBits, device_local ? GPU_MEMORY_DEVICE : GPU_MEMORY_HOST,
+                             types);
     VkMemoryAllocateFlagsInfo flags = {.sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_FLAGS_INFO,
                                        .flags = VK_MEMORY_ALLOCATE_DEVICE_ADDRESS_BIT};
     for (int i = 0; i < n; i++) {
@@ -131,7 +132,8 @@ static bool copy_staged(struct gpu_device *dev, struct gpu_chunk *c, int64_t off
         VkCommandBuffer cb;
         if (up) memcpy(dev->staging.mapped, data + at, (size_t)n);
         if (!gpu_commands_begin(dev, &cb, err)) return false;
-        VkBufferCopy copy = {.srcOffset = up ? 0 : (VkDeviceSize)(offset + at), .dstOffset = up ? (VkDeviceSize)(offset + at) : 0,
+        VkBufferCopy copy = {.srcOffset = up ? 0 : (VkDeviceSize)(offset + at),
+                             .dstOffset = up ? (VkDeviceSize)(offset + at) : 0,
                              .size = (VkDeviceSize)n};
         vkCmdCopyBuffer(cb, up ? dev->staging.buffer : c->buffer, up ? c->buffer : dev->staging.buffer, 1, &copy);
         VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,

@@ -49,7 +49,8 @@ static VkPipeline create(struct gpu_device *dev, const char *shader, const uint3
         error_set(err, "The shader %s is not part of this program (a build error).", name);
         return VK_NULL_HANDLE;
     }
-    VkShaderModuleCreateInfo m = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = blob.bytes, .pCode = blob.words};
+    VkShaderModuleCreateInfo m = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = blob.bytes,
+                                  .pCode = blob.words};
     VkShaderModule module;
     if (!gpu_vk_ok(vkCreateShaderModule(dev->handle, &m, NULL, &module), "Loading a shader", err)) return VK_NULL_HANDLE;
     VkSpecializationMapEntry entries[GPU_MAX_SPEC];
@@ -113,7 +114,8 @@ void gpu_pipeline_cache_load(struct gpu_device *dev) {
     if (dev->params.cache_dir) {
         char *path = cache_path(dev, a);
         struct error ignored;
-        if (os_path_is_file(path) && os_file_map(&map, path, &ignored)) info.initialDataSize = map.bytes, info.pInitialData = map.data;
+        if (os_path_is_file(path) && os_file_map(&map, path, &ignored))
+            info.initialDataSize = map.bytes, info.pInitialData = map.data;
     }
     if (vkCreatePipelineCache(dev->handle, &info, NULL, &dev->cache) != VK_SUCCESS) dev->cache = VK_NULL_HANDLE;
     dev->cache_loaded_bytes = info.initialDataSize;

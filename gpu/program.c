@@ -69,7 +69,8 @@ static bool plan_prepared(struct gpu_program *prog, struct error *err) {
         if (!bytes) continue;
         int c = prog->n_prepared - 1;
         if (c < 0 || prog->prepared_bytes[c] + bytes > prog->dev->max_chunk) {
-            if (++c == PLAN_MAX_CHUNKS) return error_set(err, "The prepared weights need more than %d buffers.", PLAN_MAX_CHUNKS);
+            if (++c == PLAN_MAX_CHUNKS)
+                return error_set(err, "The prepared weights need more than %d buffers.", PLAN_MAX_CHUNKS);
             prog->prepared_bytes[c] = PLAN_ZERO_BYTES, prog->n_prepared = c + 1;
         }
         prog->prep[n] = (struct plan_place){c, prog->prepared_bytes[c]};
@@ -114,8 +115,8 @@ static bool memory_fits(struct gpu_program *prog, struct error *err) {
     if (prog->params.memory_limit && prog->params.memory_limit < left) left = prog->params.memory_limit;
     if (need <= left) return true;
     int peak = prog->plan.peak_node;
-    return error_set(err, "%s needs %.0f MiB on %s beside what is loaded, but only %.0f MiB are free; most is live at %s (%s). %s",
-                     prog->params.name ? prog->params.name : "This program", (double)need / 1048576,
+    return error_set(err, "%s needs %.0f MiB on %s beside what is loaded, but only %.0f MiB are free; most is live at %s (%s). "
+                          "%s", prog->params.name ? prog->params.name : "This program", (double)need / 1048576,
                      prog->dev->properties.deviceName, (double)left / 1048576, prog->g->nodes[peak].label,
                      op_table[prog->g->nodes[peak].op].name,
                      prog->params.memory_hint ? prog->params.memory_hint : "Make the picture or the batch smaller.");
@@ -148,10 +149,12 @@ static bool allocate(struct gpu_program *prog, struct error *err) {
     /* Activations start as zeros: padding rows are read (and their results dropped), so they must be finite. */
     for (int i = 0; i < prog->plan.n_act_chunks; i++)
         if (borrows(prog, i)) prog->act[i] = prog->params.share->act[i];
-        else if (!gpu_chunk_create(prog->dev, &prog->act[i], prog->plan.act_bytes[i], true, true, "activations", err)) return false;
+        else if (!gpu_chunk_create(prog->dev, &prog->act[i], prog->plan.act_bytes[i], true, true, "activations", err))
+            return false;
     if (!gpu_chunk_create(prog->dev, &prog->io, prog->plan.io_bytes, false, true, "inputs and outputs", err)) return false;
     for (int i = 0; i < prog->n_prepared; i++)
-        if (!gpu_chunk_create(prog->dev, &prog->prepared[i], prog->prepared_bytes[i], true, false, "prepared weights", err)) return false;
+        if (!gpu_chunk_create(prog->dev, &prog->prepared[i], prog->prepared_bytes[i], true, false, "prepared weights", err))
+            return false;
     return gpu_stream_allocate(prog, err);
 }
 

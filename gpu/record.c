@@ -120,18 +120,20 @@ static VkDescriptorSet view_set(struct gpu_recorder *r, const int32_t *views) {
     memcpy(s->views, views, sizeof s->views);
     VkBufferView handles[GPU_READS];
     for (int i = 0; i < GPU_READS; i++) handles[i] = prog->dev->views[views[i]];
-    VkWriteDescriptorSet w = {.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, .dstSet = s->handle, .descriptorCount = GPU_READS,
-                              .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_TEXEL_BUFFER, .pTexelBufferView = handles};
+    VkWriteDescriptorSet w = {.sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET, .dstSet = s->handle,
+                              .descriptorCount = GPU_READS, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_TEXEL_BUFFER,
+                              .pTexelBufferView = handles};
     vkUpdateDescriptorSets(prog->dev->handle, 1, &w, 0, NULL);
     prog->n_view_sets++;
     return s->handle;
 }
 
 void emit_barrier(struct emit *e) {
-    VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_SHADER_READ_BIT,
+    VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                         .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_SHADER_READ_BIT,
                          .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT};
-    vkCmdPipelineBarrier(e->recorder->cb, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &b, 0,
-                         NULL, 0, NULL);
+    vkCmdPipelineBarrier(e->recorder->cb, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &b,
+                         0, NULL, 0, NULL);
 }
 
 void emit_dispatch(struct emit *e, const struct dispatch *d) {
@@ -168,9 +170,10 @@ static void host_barrier(VkCommandBuffer cb, bool before) {
     VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER};
     VkPipelineStageFlags compute = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
     b.srcAccessMask = before ? VK_ACCESS_HOST_WRITE_BIT : VK_ACCESS_SHADER_WRITE_BIT;
-    b.dstAccessMask = before ? VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT : VK_ACCESS_HOST_READ_BIT | VK_ACCESS_HOST_WRITE_BIT;
-    vkCmdPipelineBarrier(cb, before ? VK_PIPELINE_STAGE_HOST_BIT : compute, before ? compute : VK_PIPELINE_STAGE_HOST_BIT, 0, 1, &b,
-                         0, NULL, 0, NULL);
+    b.dstAccessMask =
+        before ? VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT : VK_ACCESS_HOST_READ_BIT | VK_ACCESS_HOST_WRITE_BIT;
+    vkCmdPipelineBarrier(cb, before ? VK_PIPELINE_STAGE_HOST_BIT : compute, before ? compute : VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
+                         &b, 0, NULL, 0, NULL);
 }
 
 static void record_node(struct gpu_recorder *r, int n) {
@@ -249,7 +252,8 @@ bool gpu_program_record(struct gpu_program *prog, struct error *err) {
         VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_TEXEL_BUFFER, GPU_READS * MAX_VIEW_SETS};
         VkDescriptorPoolCreateInfo p = {.sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = MAX_VIEW_SETS,
                                         .poolSizeCount = 1, .pPoolSizes = &size};
-        if (!gpu_vk_ok(vkCreateDescriptorPool(prog->dev->handle, &p, NULL, &prog->pool), "Making a descriptor pool", err)) return false;
+        if (!gpu_vk_ok(vkCreateDescriptorPool(prog->dev->handle, &p, NULL, &prog->pool), "Making a descriptor pool", err))
+            return false;
         prog->view_sets = arena_alloc(prog->arena, MAX_VIEW_SETS * sizeof *prog->view_sets);
     }
     if (!record_prep(prog, err)) return false;

@@ -40,13 +40,14 @@ static void clear_gaps(struct gpu_set *s) {
         if (s->chunks[i].bytes > at[i]) memset(s->chunks[i].mapped + at[i], 0, (size_t)(s->chunks[i].bytes - at[i]));
 }
 
-static struct gpu_set *create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, bool clear, struct error *err) {
+static struct gpu_set *create(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, bool clear,
+                              struct error *err) {
     int64_t total = 0;
     for (int i = 0; i < set->n_chunks; i++) total += chunk_bytes(set, i);
     if (dev->memory_used + total > dev->memory_total) {
         error_set(err, "%s needs %.0f MiB on %s, which has %.0f of %.0f MiB left; allow more with --memory, or choose a larger "
-                  "device with --device.", set->name, (double)total / 1048576, dev->properties.deviceName, (double)(dev->memory_total - dev->memory_used) / 1048576,
-                  (double)dev->memory_total / 1048576);
+                  "device with --device.", set->name, (double)total / 1048576, dev->properties.deviceName,
+                  (double)(dev->memory_total - dev->memory_used) / 1048576, (double)dev->memory_total / 1048576);
         return NULL;
     }
     struct arena *a = arena_create(dev->arena);
@@ -64,7 +65,8 @@ struct gpu_set *gpu_set_create(struct gpu_device *dev, const struct tensor_set *
     return create(dev, set, bank, true, err);
 }
 
-struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank, struct error *err) {
+struct gpu_set *gpu_set_create_unfilled(struct gpu_device *dev, const struct tensor_set *set, enum set_bank bank,
+                                        struct error *err) {
     struct gpu_set *s = create(dev, set, bank, false, err);
     for (int i = 0; s && i < set->n_chunks; i++)
         if (!s->chunks[i].mapped) { /* the device clears faster than it takes zeros */
@@ -113,7 +115,9 @@ static bool find_home(struct gpu_set *s, int slot, int first, int64_t *sizes, st
     return error_set(err, "%s needs more than %d buffers.", s->set->name, MAX_CHUNKS);
 }
 
-static int64_t slot_bytes(const struct tensor_set *set, int slot) { return tensor_bytes(set->slots[slot].dtype, set->slots[slot].shape); }
+static int64_t slot_bytes(const struct tensor_set *set, int slot) {
+    return tensor_bytes(set->slots[slot].dtype, set->slots[slot].shape);
+}
 
 static int falling(const void *x, const void *y) {
     int64_t a = *(const int64_t *)x, b = *(const int64_t *)y;

@@ -57,7 +57,8 @@ static bool compare(struct gpu_program *prog, int n, struct arena *a, double *co
             if (!(e <= worst)) worst = e;
         }
         double allowed = (v->dtype == TENSOR_F16 ? 4e-3 : 2e-4) * range + 1e-6;
-        log_debug("%4d %-14s %-12s error %.2g of %.2g  %s", n, op_table[node->op].name, prog->kernels[n]->variant, worst, range, node->label);
+        log_debug("%4d %-14s %-12s error %.2g of %.2g  %s", n, op_table[node->op].name, prog->kernels[n]->variant, worst, range,
+                  node->label);
         if (!(worst <= allowed))
             return error_set(err, "Node %d, %s__%s at %s, differs from its reference by %g where values reach %g.", n,
                              op_table[node->op].name, prog->kernels[n]->variant, node->label, worst, range);

@@ -31,14 +31,16 @@ int64_t gpu_program_ring_least(const struct graph *g, const struct tensor_set *s
         int64_t need = 0;
         for (int i = 0; i < g->nodes[n].n_in; i++) {
             const struct value *v = g->nodes[n].in[i] < 0 ? NULL : &g->values[g->nodes[n].in[i]];
-            if (v && v->cls == VALUE_SET && v->set == set && !gpu_stays(stay, tensor_bytes(v->dtype, v->shape))) need += slot_bytes(set, v->slot);
+            if (v && v->cls == VALUE_SET && v->set == set && !gpu_stays(stay, tensor_bytes(v->dtype, v->shape)))
+                need += slot_bytes(set, v->slot);
         }
         if (need > most) most = need;
     }
     return 2 * (most + PLAN_ZERO_BYTES);
 }
 
-static const struct gpu_copy *find_copy(const struct gpu_stream *s, int segment, int end, const struct gpu_set *data, int slot) {
+static const struct gpu_copy *find_copy(const struct gpu_stream *s, int segment, int end, const struct gpu_set *data,
+                                        int slot) {
     for (int i = s->first_copy[segment]; i < end; i++)
         if (s->copies[i].data == data && s->copies[i].slot == slot) return &s->copies[i];
     return NULL;
@@ -104,7 +106,8 @@ bool gpu_stream_plan(struct gpu_program *prog, struct error *err) {
 bool gpu_stream_allocate(struct gpu_program *prog, struct error *err) {
     for (int i = 0; prog->stream && i < 2; i++)
         if (prog->stream->borrowed) prog->stream->half[i] = prog->params.share->stream->half[i];
-        else if (!gpu_chunk_create(prog->dev, &prog->stream->half[i], prog->stream->half_bytes, true, false, "weights in turn", err))
+        else if (!gpu_chunk_create(prog->dev, &prog->stream->half[i], prog->stream->half_bytes, true, false, "weights in turn",
+                                   err))
             return false;
     return true;
 }
@@ -125,7 +128,8 @@ struct gpu_chunk *gpu_stream_place(struct gpu_program *prog, int node, const str
 static void record_copy(struct gpu_program *prog, VkCommandBuffer cb, const struct gpu_copy *c, int segment) {
     int64_t offset;
     const struct gpu_chunk *from = gpu_set_place(c->data, c->slot, &offset);
-    VkBufferCopy copy = {.srcOffset = (VkDeviceSize)offset, .dstOffset = (VkDeviceSize)c->offset, .size = (VkDeviceSize)c->bytes};
+    VkBufferCopy copy = {.srcOffset = (VkDeviceSize)offset, .dstOffset = (VkDeviceSize)c->offset,
+                         .size = (VkDeviceSize)c->bytes};
     vkCmdCopyBuffer(cb, from->buffer, prog->stream->half[segment % 2].buffer, 1, &copy);
 }
 
@@ -133,7 +137,8 @@ static void record_copy(struct gpu_program *prog, VkCommandBuffer cb, const stru
 static void barrier(VkCommandBuffer cb) {
     VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
                          .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
-                         .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT};
+                         .dstAccessMask =
+                             VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT};
     VkPipelineStageFlags stages = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
     vkCmdPipelineBarrier(cb, stages, stages, 0, 1, &b, 0, NULL, 0, NULL);
 }
