@@ -58,10 +58,11 @@ static bool take_named(struct lora_blocks *b, char *item, struct error *e) {
     while (*item == ' ') item++;
     int part = split_part(item);
     if (part < 0 && !parse_name(item, &first, &last))
-        return error_set(e, "There is no block \"%s\"; they are BASE, IN00 to IN11, M00, OUT00 to OUT11, ranges like OUT03-08, IN, MID, OUT or *, and "
-                            "a B-LoRA's CONTENT and STYLE.",
+        return error_set(e, "There is no block \"%s\"; they are BASE, IN00 to IN11, M00, OUT00 to OUT11, ranges like OUT03-08, "
+                            "IN, MID, OUT or *, and a B-LoRA's CONTENT and STYLE.",
                          TEXT_SHOW(item));
-    if (!parse_factor(value, &factor)) return error_set(e, "The strength of block %s reads \"%s\", which is no number.", item, TEXT_SHOW(value));
+    if (!parse_factor(value, &factor))
+        return error_set(e, "The strength of block %s reads \"%s\", which is no number.", item, TEXT_SHOW(value));
     if (part >= 0) b->split[part] = factor, b->has_split[part] = true;
     for (int i = first; i <= last; i++) b->factor[i] = factor;
     return true;
@@ -70,7 +71,8 @@ static bool take_named(struct lora_blocks *b, char *item, struct error *e) {
 static bool place_values(struct lora_blocks *b, const float *values, int n, struct error *e) {
     const int *form = n == 17 ? form_17 : n == 12 ? form_12 : n == 20 ? form_20 : NULL;
     if (!form && n != LORA_N_BLOCKS)
-        return error_set(e, "Block strengths are 17 or 26 numbers for Stable Diffusion 1 and 2, 12 or 20 for SDXL, not %d; or names, like IN04=0.5,OUT=0.", n);
+        return error_set(e, "Block strengths are 17 or 26 numbers for Stable Diffusion 1 and 2, 12 or 20 for SDXL, not %d; or "
+                            "names, like IN04=0.5,OUT=0.", n);
     for (int i = 0; i < LORA_N_BLOCKS; i++) b->factor[i] = 1;
     for (int i = 0; i < n; i++) b->factor[form ? form[i] : i] = values[i];
     b->n_values = n;
@@ -91,7 +93,8 @@ bool lora_blocks_parse(const char *text, struct lora_blocks *out, struct error *
             ok = error_set(e, "The block strengths \"%s\" are neither numbers nor names like IN04=0.5.", TEXT_SHOW(text));
     }
     arena_destroy(&a);
-    if (ok && n && named) return error_set(e, "The block strengths \"%s\" mix numbers and names; use one of them.", TEXT_SHOW(text));
+    if (ok && n && named)
+        return error_set(e, "The block strengths \"%s\" mix numbers and names; use one of them.", TEXT_SHOW(text));
     return ok && (named || place_values(out, values, n, e));
 }
 

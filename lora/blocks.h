@@ -15,10 +15,10 @@ struct lora_blocks {
     int n_values; /* how many numbers said it: 17 or 26 (SD1, SD2), 12 or 20 (SDXL); 0: by name, for any family */
 };
 
-/* "1,0.5,..." in A1111's forms (lora-block-weight): 17 = BASE, IN01 02 04 05 07 08, M00, OUT03-11; 26 = all; for SDXL 12 = BASE,
- * IN04 05 07 08, M00, OUT00-05; 20 = all. Or "IN04=0.5,OUT03-08=0,M00=1": names, ranges, IN, MID or OUT for all of a
- * kind, * for every block; later ones win and what is not named keeps 1. CONTENT and STYLE are a B-LoRA's two blocks (lora/split.h)
- * and win over all others. False with a sentence. */
+/* "1,0.5,..." in A1111's forms (lora-block-weight): 17 = BASE, IN01 02 04 05 07 08, M00, OUT03-11; 26 = all; for SDXL 12 =
+ * BASE, IN04 05 07 08, M00, OUT00-05; 20 = all. Or "IN04=0.5,OUT03-08=0,M00=1": names, ranges, IN, MID or OUT for all of a
+ * kind, * for every block; later ones win and what is not named keeps 1. CONTENT and STYLE are a B-LoRA's two blocks
+ * (lora/split.h) and win over all others. False with a sentence. */
 bool lora_blocks_parse(const char *text, struct lora_blocks *out, struct error *e);
 /* False with a sentence if the numbers are those of the other families. */
 bool lora_blocks_fit(const struct lora_blocks *b, bool xl, struct error *e);

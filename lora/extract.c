@@ -44,8 +44,8 @@ static void clamp_factors(float *up, size_t n_up, float *down, size_t n_down, do
     arena_destroy(&a);
 }
 
-bool lora_extract_layer(const float *d, struct shape w, const struct lora_rank_rule *rule, double clamp, struct arena *a, int *rank,
-                        float **up, float **down, double *kept_fro, struct error *e) {
+bool lora_extract_layer(const float *d, struct shape w, const struct lora_rank_rule *rule, double clamp, struct arena *a,
+                        int *rank, float **up, float **down, double *kept_fro, struct error *e) {
     size_t taps = (size_t)w.n, out = (size_t)w.w, in = (size_t)w.c;
     float *matrix = arena_alloc_n(a, out * in, taps * sizeof *matrix);
     struct lora_svd svd;
@@ -63,7 +63,8 @@ bool lora_extract_layer(const float *d, struct shape w, const struct lora_rank_r
     return true;
 }
 
-static float *difference(const struct nn_params *base, const struct nn_params *tuned, int slot, int other, size_t n, struct arena *a) {
+static float *difference(const struct nn_params *base, const struct nn_params *tuned, int slot, int other, size_t n,
+                         struct arena *a) {
     float *x = arena_alloc_n(a, n, sizeof *x), *y = arena_alloc_n(a, n, sizeof *y);
     nn_params_read_slot(base, slot, x);
     nn_params_read_slot(tuned, other, y);
@@ -107,7 +108,8 @@ static void count(struct job *j, int rank) {
     j->alpha = (float)rank;
 }
 
-static bool extract(struct job *j, enum lora_part part, const struct nn_target *t, const float *d, struct arena *a, struct error *e) {
+static bool extract(struct job *j, enum lora_part part, const struct nn_target *t, const float *d, struct arena *a,
+                    struct error *e) {
     struct shape w = t->weight;
     size_t n = (size_t)shape_elems(w);
     int rank;
@@ -116,7 +118,8 @@ static bool extract(struct job *j, enum lora_part part, const struct nn_target *
     if (!lora_extract_layer(d, w, &j->p->rule, j->p->clamp, a, &rank, &up, &down, &kept, e))
         return error_prefix(e, "The change of %s.%s", lora_part_name(part), t->path);
     if (!fits(j->p->dtype, up, (size_t)w.w * (size_t)rank))
-        return error_set(e, "The change of %s.%s has numbers that half floats cannot hold; use --dtype f32.", lora_part_name(part), t->path);
+        return error_set(e, "The change of %s.%s has numbers that half floats cannot hold; use --dtype f32.",
+                         lora_part_name(part), t->path);
     for (size_t i = 0; i < n; i++) norm += (double)d[i] * d[i];
     j->all += norm, j->kept += kept * kept * norm;
     j->missing += missing(d, up, down, w, (size_t)rank, a);
@@ -223,14 +226,15 @@ static bool extract_part(struct job *j, enum lora_part part, struct error *e) {
     return true;
 }
 
-bool lora_extract(const struct lora_keys *keys, const struct lora_extract_params *p, const char *out, struct lora_extract_result *r,
-                  struct error *e) {
+bool lora_extract(const struct lora_keys *keys, const struct lora_extract_params *p, const char *out,
+                  struct lora_extract_result *r, struct error *e) {
     *r = (struct lora_extract_result){0};
     struct job j = {.keys = keys, .p = p, .writer = st_writer_create(), .r = r};
     bool ok = true;
     for (int part = 0; ok && part < LORA_N_PARTS; part++) ok = compare(&j, (enum lora_part)part, e);
     for (int part = 0; ok && part < LORA_N_PARTS; part++) ok = extract_part(&j, (enum lora_part)part, e);
-    if (ok && !r->n_layers) ok = error_set(e, "No layer that a LoRA can change differs between the two models, so there is nothing to extract.");
+    if (ok && !r->n_layers)
+        ok = error_set(e, "No layer that a LoRA can change differs between the two models, so there is nothing to extract.");
     const struct lora_save_meta meta[] = {{"ss_training_comment", p->comment}};
     ok = ok && lora_save_metadata(j.writer, meta, 1, j.mixed ? 0 : r->rank_max, j.alpha, e) && st_writer_save(j.writer, out, e);
     if (ok) r->kept_fro = sqrt(j.kept / j.all), r->error = sqrt(j.missing / j.all);

@@ -28,14 +28,14 @@ struct lora_extract_result {
     double other_diff; /* the largest such change */
 };
 
-/* One layer: d[taps][out][in], rows as the set has them -> up[out][rank], down[taps][rank][in], from a. False, with a clause, where
- * numbers are not finite. */
-bool lora_extract_layer(const float *d, struct shape weight, const struct lora_rank_rule *rule, double clamp, struct arena *a, int *rank,
-                        float **up, float **down, double *kept_fro, struct error *e);
+/* One layer: d[taps][out][in], rows as the set has them -> up[out][rank], down[taps][rank][in], from a. False, with a clause,
+ * where numbers are not finite. */
+bool lora_extract_layer(const float *d, struct shape weight, const struct lora_rank_rule *rule, double clamp, struct arena *a,
+                        int *rank, float **up, float **down, double *kept_fro, struct error *e);
 
-/* keys: of the base. Both models must have the same layers; alpha is the rank. Appears by rename. False with a sentence, also where
- * nothing differs and after os_interrupted. */
-bool lora_extract(const struct lora_keys *keys, const struct lora_extract_params *p, const char *out, struct lora_extract_result *r,
-                  struct error *e);
+/* keys: of the base. Both models must have the same layers; alpha is the rank. Appears by rename. False with a sentence, also
+ * where nothing differs and after os_interrupted. */
+bool lora_extract(const struct lora_keys *keys, const struct lora_extract_params *p, const char *out,
+                  struct lora_extract_result *r, struct error *e);
 
 #endif

@@ -85,7 +85,8 @@ static int attach_factors(struct lora_binding *b, struct graph *g, const struct 
     int h = apply(g, x, graph_slot(g, b->stack->set, SET_DATA, layer->down), layer->target->weight, conv, -1);
     graph_pop(g, mark);
     mark = graph_push(g, "lora_strength");
-    if (h >= 0) h = graph_mul(g, drop(b, g, layer, h), strength_columns(b, g, layer->layout, h), b->shares ? BCAST_NONE : BCAST_IMAGE);
+    if (h >= 0)
+        h = graph_mul(g, drop(b, g, layer, h), strength_columns(b, g, layer->layout, h), b->shares ? BCAST_NONE : BCAST_IMAGE);
     graph_pop(g, mark);
     mark = graph_push(g, "lora_up");
     int up = graph_slot(g, b->stack->set, SET_DATA, layer->up);
@@ -106,7 +107,8 @@ static int attach_dense_map(struct lora_binding *b, struct graph *g, const struc
         if (change >= 0) change = graph_mul_row(g, change, strength, 0);
         y = change < 0 ? -1 : graph_add(g, y, change, BCAST_NONE);
     }
-    if (d->bias >= 0 && y >= 0 && strength >= 0) y = graph_linear(g, strength, graph_slot(g, b->stack->set, SET_DATA, d->bias), -1, y);
+    if (d->bias >= 0 && y >= 0 && strength >= 0)
+        y = graph_linear(g, strength, graph_slot(g, b->stack->set, SET_DATA, d->bias), -1, y);
     return strength < 0 ? -1 : y;
 }
 

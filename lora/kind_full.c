@@ -1,5 +1,6 @@
 /* Plain differences: of a layer's weight (W' = W + s * diff), of a norm's (the same, which is what makes them additive:
- * a norm is linear in its weight and bias; ComfyUI writes diff there too), and whole replacements (W' = W + s * (set - W)). Biases are the caller's. */
+ * a norm is linear in its weight and bias; ComfyUI writes diff there too), and whole replacements (W' = W + s * (set - W)).
+ * Biases are the caller's. */
 #include "lora/dense.h"
 #include "lora/file.h"
 #include "nn/params.h"

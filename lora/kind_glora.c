@@ -51,9 +51,9 @@ static bool fit(struct lora_module *m, struct error *e) {
     if (!m->target) return true;
     struct shape w = m->target->weight;
     if (t[BM])
-        return (t[BM]->rank == 4 && st_tensor_elements(t[BM]) && (size_t)t[BM]->dims[0] == f.rank && (size_t)t[BM]->dims[1] == f.rank &&
-                t[BM]->dims[2] * t[BM]->dims[3] == w.n && is_matrix(t[B1], (size_t)w.w, f.rank) &&
-                is_matrix(t[B2], f.rank, (size_t)w.c)) ||
+        return (t[BM]->rank == 4 && st_tensor_elements(t[BM]) && (size_t)t[BM]->dims[0] == f.rank &&
+                (size_t)t[BM]->dims[1] == f.rank && t[BM]->dims[2] * t[BM]->dims[3] == w.n &&
+                is_matrix(t[B1], (size_t)w.w, f.rank) && is_matrix(t[B2], f.rank, (size_t)w.c)) ||
                error_set(e, "has a core %s that does not fit the layer", st_tensor_shape_text(t[BM], a));
     if (f.size.rows == (size_t)w.w && f.size.columns == (size_t)w.c) return true;
     return error_set(e, "is made for a layer of %zu to %zu channels; the model's has %d to %d", f.size.columns, f.size.rows,
@@ -63,9 +63,11 @@ static bool fit(struct lora_module *m, struct error *e) {
 /* b1 * bm[tap] * b2, none transposed here. */
 static bool build_core(const struct lora_module *m, size_t rank, float *dw, struct arena *scratch, struct error *e) {
     struct shape w = m->target->weight;
-    float *left = lora_dense_read(m->tensors[B1], scratch, e), *right = left ? lora_dense_read(m->tensors[B2], scratch, e) : NULL;
+    float *left = lora_dense_read(m->tensors[B1], scratch, e),
+          *right = left ? lora_dense_read(m->tensors[B2], scratch, e) : NULL;
     size_t taps = (size_t)w.n, out = (size_t)w.w, in = (size_t)w.c;
-    float *core = arena_alloc_n(scratch, rank * rank * taps, sizeof *core), *half = arena_alloc_n(scratch, rank * in, sizeof *half);
+    float *core = arena_alloc_n(scratch, rank * rank * taps, sizeof *core),
+          *half = arena_alloc_n(scratch, rank * in, sizeof *half);
     if (!right || !lora_dense_read_rows(m->tensors[BM], (struct shape){w.n, 1, (int)rank, (int)rank}, core, e)) return false;
     for (size_t tap = 0; tap < taps; tap++) {
         lora_dense_product(half, core + tap * rank * rank, right, rank, rank, in);

@@ -56,7 +56,8 @@ static bool fit_oft(struct lora_module *m, struct error *e) {
 static bool delta_oft(const struct lora_module *m, const float *base, float *dw, struct error *e) {
     struct arena *scratch = arena_create(NULL);
     struct shape w = m->target->weight, side = side_shape(w);
-    size_t b = block_of(m->tensors[R]), stored = (size_t)m->tensors[R]->dims[0], n = (size_t)side.w / b, total = (size_t)shape_elems(w);
+    size_t b = block_of(m->tensors[R]), stored = (size_t)m->tensors[R]->dims[0], n = (size_t)side.w / b,
+           total = (size_t)shape_elems(w);
     float *triangle = lora_dense_read(m->tensors[R], scratch, e);
     double *q = arena_alloc_n(scratch, b * b, sizeof *q), *r = arena_alloc_n(scratch, n * b * b, sizeof *r);
     float *turned = arena_alloc_n(scratch, total, sizeof *turned), *change = arena_alloc_n(scratch, total, sizeof *change);

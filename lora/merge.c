@@ -263,8 +263,9 @@ static bool check_words(const struct lora_merge_params *p, struct error *e) {
             for (int other = 0; other < f && is_word(st_at(p->files[f]->file, i)); other++) {
                 const char *name = st_at(p->files[f]->file, i)->name;
                 if (!st_find(p->files[other]->file, name)) continue;
-                return error_set(e, "%s and %s both carry the word %.*s: train one of them under another name.", TEXT_SHOW(p->files[other]->given),
-                                 TEXT_SHOW(p->files[f]->given), (int)strcspn(name + 11, "."), name + 11);
+                return error_set(e, "%s and %s both carry the word %.*s: train one of them under another name.",
+                                 TEXT_SHOW(p->files[other]->given), TEXT_SHOW(p->files[f]->given), (int)strcspn(name + 11, "."),
+                                 name + 11);
             }
     return true;
 }

@@ -61,8 +61,9 @@ static bool item_names(const struct item *it, const char *block, const char *pat
     size_t n = strlen(it->first), letters, first_letters, last_letters;
     int number, first, last;
     if (it->last[0]) /* OUT03-05, or OUT03-05 */
-        return split(block, &letters, &number) && split(it->first, &first_letters, &first) && split(it->last, &last_letters, &last) &&
-               letters == first_letters && (!last_letters || letters == last_letters) && !strncasecmp(block, it->first, letters) &&
+        return split(block, &letters, &number) && split(it->first, &first_letters, &first) &&
+               split(it->last, &last_letters, &last) && letters == first_letters &&
+               (!last_letters || letters == last_letters) && !strncasecmp(block, it->first, letters) &&
                !strncasecmp(block, it->last, last_letters) && number >= first && number <= last;
     if (!strcasecmp(block, it->first) || (!strcmp(block, "M00") && !strcasecmp(it->first, "MID"))) return true;
     if (split(block, &letters, &number) && n == letters && !strncasecmp(block, it->first, n)) return true;
@@ -100,10 +101,11 @@ bool lora_select_blocks_check(const char *list, bool values, int most, const str
         const char *here = s;
         if (!read_item(s, &it, &s) || it.has_value != values || (values && (it.value < 1 || it.value > most)))
             return error_set(e, "\"%.60s\" is no list of blocks: %s", TEXT_SHOW(here),
-                             values ? "it needs items like IN04=8 or OUT03-05=32" : "it needs items like IN04, OUT03-05, M00, BASE or up_blocks.1");
+                             values ? "it needs items like IN04=8 or OUT03-05=32"
+                                    : "it needs items like IN04, OUT03-05, M00, BASE or up_blocks.1");
         if (!names_a_layer(&it, &l, model))
-            return error_set(e, "The model has no layer in \"%s%s%s\"; blocks are called IN01, M00, OUT03, BASE or up_blocks.1.",
-                             TEXT_SHOW(it.first), it.last[0] ? "-" : "", it.last);
+            return error_set(e, "The model has no layer in \"%s%s%s\"; blocks are called IN01, M00, OUT03, BASE or "
+                                "up_blocks.1.", TEXT_SHOW(it.first), it.last[0] ? "-" : "", it.last);
     }
     return true;
 }

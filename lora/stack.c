@@ -138,7 +138,8 @@ static int layout_get(struct lora_stack *s, const struct lora_stack_layer *layer
 int lora_stack_slot(struct lora_stack *s, const struct lora_stack_layer *layer, const char *what, struct shape shape,
                     struct error *e) {
     if (tensor_set_has_room(s->set, shape))
-        return tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.%s", s->models[layer->model].name, layer->target->path, what),
+        return tensor_set_add(s->set, arena_printf(s->arena, "%s.%s.%s", s->models[layer->model].name, layer->target->path,
+                                                   what),
                               shape);
     double most = (double)s->set->max_chunk_texels * 16 * (double)tensor_texel_bytes(s->set->dtype) / 1048576;
     error_set(e, "The adapters up to %s take more than %.0f MiB, which is all that can be placed; use fewer at once, or merge "
@@ -194,7 +195,8 @@ bool lora_stack_read_slot(const struct lora_stack *s, int slot, float *dst, stru
     assert(s->sealed && slot >= 0 && slot < s->set->n_slots);
     const struct lora_stack_layer *layer = layer_of_slot(s, slot);
     for (int i = 0; i < s->n_own; i++)
-        if (s->own[i].slot == slot) return memcpy(dst, s->own[i].start, (size_t)shape_elems(s->own[i].shape) * sizeof *dst), true;
+        if (s->own[i].slot == slot)
+            return memcpy(dst, s->own[i].start, (size_t)shape_elems(s->own[i].shape) * sizeof *dst), true;
     if (!layer) return lora_stack_read_dense(s, slot, dst, e);
     memset(dst, 0, (size_t)shape_elems(s->set->slots[slot].shape) * sizeof *dst);
     size_t out = (size_t)layer->target->weight.w, columns = (size_t)layer->columns;

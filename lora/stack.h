@@ -151,8 +151,8 @@ void lora_stack_bind(const struct lora_stack *s, int model, struct graph *g, con
 void lora_stack_bind_with(const struct lora_stack *s, int model, struct graph *g, int strength,
                           struct lora_binding *binding);
 /* Strengths by region: every row of the features gets the parts' strengths by its shares of them. The strength input is
- * {n_parts,1,1,n_columns} with n_parts % 4 == 0, the same for all images; shares[n_shares] are {n,h,w,n_parts} and must outlive the
- * binding, one for every size that layers' results have. One of 1x1, the parts' shares of the picture, serves layers with
+ * {n_parts,1,1,n_columns} with n_parts % 4 == 0, the same for all images; shares[n_shares] are {n,h,w,n_parts} and must outlive
+ * the binding, one for every size that layers' results have. One of 1x1, the parts' shares of the picture, serves layers with
  * a row per image (time embeddings). Frozen stacks only:
  *     y = base + up * (map . (down * x))        y = base + map . layer(x; dW) + map . db        map = shares * strength */
 void lora_stack_bind_regions(const struct lora_stack *s, int model, struct graph *g, const char *label, int n_parts,
