@@ -11,7 +11,8 @@ static void shuffle_buckets(struct trainer *t, struct train_feed *f) {
     int *bucket_of = arena_alloc_n(a, n, sizeof *bucket_of), *repeats = arena_alloc_n(a, n, sizeof *repeats);
     if (!f->batches) f->batches = arena_alloc_n(t->arena, f->data.n_per_epoch, sizeof *f->batches);
     for (size_t i = 0; i < n; i++) bucket_of[i] = t->places[f->first + i].bucket, repeats[i] = f->data.samples[i].repeats;
-    f->n_batches = bucket_epoch(bucket_of, repeats, n, t->n_buckets, t->params.batch, t->params.seed + (uint64_t)f->epoch, f->order, f->batches);
+    f->n_batches = bucket_epoch(bucket_of, repeats, n, t->n_buckets, t->params.batch, t->params.seed + (uint64_t)f->epoch,
+                                f->order, f->batches);
     for (size_t i = 0; i < f->data.n_per_epoch; i++) f->order[i] += (uint32_t)f->first;
     arena_destroy(&a);
 }
@@ -128,8 +129,9 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
     const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
-        int time = p->distill.method == DISTILL_LCM ? train_distill_time(t)
-                                                    : p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
+        int time = p->distill.method == DISTILL_LCM
+                       ? train_distill_time(t)
+                       : p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
         train_loss_place(t, b, time, b < real ? real * accumulate : 0);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);

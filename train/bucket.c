@@ -16,10 +16,11 @@ bool bucket_params_complete(struct bucket_params *p, int resolution, int multipl
     if (!p->step) p->step = 64;
     if (!p->min) p->min = resolution / 2 < 256 ? resolution / 2 : 256;
     if (!p->max) p->max = 2 * resolution > 1024 ? 2 * resolution : 1024;
-    if (p->step % multiple) return error_set(err, "--bucket-step %d is not a multiple of %d, which this model's VAE needs.", p->step, multiple);
+    if (p->step % multiple)
+        return error_set(err, "--bucket-step %d is not a multiple of %d, which this model's VAE needs.", p->step, multiple);
     if (p->min < p->step || p->max < p->min || p->min > resolution || p->max < resolution || resolution < p->step)
-        return error_set(err, "Buckets of %d to %d pixels in steps of %d do not hold a picture of %d pixels; change --bucket-min, --bucket-max or "
-                         "--bucket-step.", p->min, p->max, p->step, resolution);
+        return error_set(err, "Buckets of %d to %d pixels in steps of %d do not hold a picture of %d pixels; change "
+                              "--bucket-min, --bucket-max or --bucket-step.", p->min, p->max, p->step, resolution);
     return true;
 }
 
@@ -61,7 +62,8 @@ static bool keep_size(const struct bucket_params *p, int w, int h, struct bucket
         int w1 = (int)(wide + 0.5) / p->step * p->step, h1 = (int)(w1 / ratio + 0.5);
         int h2 = (int)(high + 0.5) / p->step * p->step, w2 = (int)(h2 * ratio + 0.5);
         /* Compared by the shapes of the buckets they end in. */
-        double shape1 = h1 >= p->step ? (double)w1 / down(h1, p->step) : INFINITY, shape2 = h2 ? (double)down(w2, p->step) / h2 : INFINITY;
+        double shape1 = h1 >= p->step ? (double)w1 / down(h1, p->step) : INFINITY,
+               shape2 = h2 ? (double)down(w2, p->step) / h2 : INFINITY;
         bool first = fabs(shape1 - ratio) < fabs(shape2 - ratio);
         c->w = first ? w1 : w2, c->h = first ? h1 : h2;
     }
@@ -87,8 +89,8 @@ struct bucket_choice bucket_choose(const struct bucket_params *p, const struct b
     return c;
 }
 
-int bucket_epoch(const int *bucket_of, const int *repeats, size_t n, int n_buckets, int batch, uint64_t seed, uint32_t *pictures,
-                 struct bucket_batch *batches) {
+int bucket_epoch(const int *bucket_of, const int *repeats, size_t n, int n_buckets, int batch, uint64_t seed,
+                 uint32_t *pictures, struct bucket_batch *batches) {
     struct arena *a = arena_create(NULL);
     struct rng rng;
     size_t total = 0, at = 0;

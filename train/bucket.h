@@ -40,7 +40,7 @@ struct bucket_choice bucket_choose(const struct bucket_params *p, const struct b
 struct bucket_batch {
     int bucket, first, n; /* of the pictures */
 };
-int bucket_epoch(const int *bucket_of, const int *repeats, size_t n, int n_buckets, int batch, uint64_t seed, uint32_t *pictures,
-                 struct bucket_batch *batches);
+int bucket_epoch(const int *bucket_of, const int *repeats, size_t n, int n_buckets, int batch, uint64_t seed,
+                 uint32_t *pictures, struct bucket_batch *batches);
 
 #endif

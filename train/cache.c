@@ -21,12 +21,14 @@ static bool mask_everything(struct trainer *t, struct vae_session *vae, struct e
     size_t side = (size_t)t->plan.resolution;
     if (!n) return true;
     struct arena *a = arena_create(NULL);
-    float *grey = arena_alloc_n(a, side * side, 3 * sizeof *grey), *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments);
+    float *grey = arena_alloc_n(a, side * side, 3 * sizeof *grey),
+          *moments = arena_alloc_n(a, (size_t)pixels, 2 * (size_t)c * sizeof *moments);
     bool ok = vae_session_encode_values(vae, grey, moments, err);
     t->extra = arena_alloc_n(t->arena, (size_t)pixels, (size_t)n * sizeof(float));
     for (int i = 0; i < pixels; i++) {
         t->extra[i * n] = 1;
-        for (int k = 0; k < c; k++) t->extra[i * n + 1 + k] = (moments[i * 2 * c + k] - cfg->shift_factor) * cfg->scaling_factor;
+        for (int k = 0; k < c; k++)
+            t->extra[i * n + 1 + k] = (moments[i * 2 * c + k] - cfg->shift_factor) * cfg->scaling_factor;
     }
     arena_destroy(&a);
     return ok;
@@ -38,7 +40,8 @@ static bool encode_picture(struct trainer *t, struct vae_session *vae, size_t i,
     struct arena *a = arena_create(NULL);
     struct image im;
     note_sizes(t, i);
-    bool ok = dataset_load_cut(a, &t->data.samples[i], &t->places[i].cut, &im, err) && vae_session_encode(vae, im.rgb, moments, err);
+    bool ok =
+        dataset_load_cut(a, &t->data.samples[i], &t->places[i].cut, &im, err) && vae_session_encode(vae, im.rgb, moments, err);
     if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, moments + each * c, err);
     arena_destroy(&a);
     return ok && train_mask_load(t, i, err);
@@ -88,11 +91,13 @@ static void collect_texts(struct trainer *t, const char **texts) {
         if (t->empty_text < 0) texts[t->empty_text = t->n_texts++] = "";
     }
     const struct model *m = t->e->model;
-    for (int i = 0; i < m->n_texts; i++) t->ids[i] = arena_alloc_n(t->arena, (size_t)(t->n_texts + t->params.batch) * (size_t)t->tokens, sizeof *t->ids[i]);
+    for (int i = 0; i < m->n_texts; i++)
+        t->ids[i] = arena_alloc_n(t->arena, (size_t)(t->n_texts + t->params.batch) * (size_t)t->tokens, sizeof *t->ids[i]);
     for (int k = 0; k < t->n_texts; k++) {
         struct tokenizer_cut cut;
         for (int i = 0; i < m->n_texts; i++) train_words_encode(t, i, texts[k], t->ids[i] + k * t->tokens, &cut);
-        if (cut.n_dropped) log_warn("the caption \"%.60s...\" has %zu tokens; dropped: \"%s\"", texts[k], cut.n_tokens, cut.text);
+        if (cut.n_dropped)
+            log_warn("the caption \"%.60s...\" has %zu tokens; dropped: \"%s\"", texts[k], cut.n_tokens, cut.text);
     }
 }
 
@@ -107,7 +112,8 @@ static bool encode_texts(struct trainer *t, struct error *err) {
         const int32_t *ids[MODEL_MAX_TEXTS] = {0};
         for (int i = 0; i < m->n_texts; i++) ids[i] = t->ids[i] + k * t->tokens;
         struct text_params tp = {0};
-        if (!engine_encode_text(t->e, ids, n, &tp, t->contexts + (size_t)k * each, t->pooled + (size_t)k * pooled, err)) return false;
+        if (!engine_encode_text(t->e, ids, n, &tp, t->contexts + (size_t)k * each, t->pooled + (size_t)k * pooled, err))
+            return false;
     }
     for (int i = 0; i < m->n_texts; i++) engine_unload(t->e, (enum engine_part)(ENGINE_TEXT + i));
     return true;

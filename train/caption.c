@@ -6,7 +6,8 @@
 bool caption_params_check(const struct caption_params *p, struct error *err) {
     if (!(p->tag_dropout >= 0 && p->tag_dropout <= 1)) return error_set(err, "--tag-dropout must lie from 0 to 1.");
     if (p->keep < 0) return error_set(err, "--keep-tokens must not be negative.");
-    if (p->keep && !caption_varies(p)) return error_set(err, "--keep-tokens says what --shuffle-captions and --tag-dropout leave alone; give one of them.");
+    if (p->keep && !caption_varies(p))
+        return error_set(err, "--keep-tokens says what --shuffle-captions and --tag-dropout leave alone; give one of them.");
     return true;
 }
 

@@ -45,10 +45,10 @@ static void fingerprint(const struct trainer *t, char hex[65]) {
     struct sha256 s;
     sha256_begin(&s);
     char text[512];
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps, p->rank,
-                     p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr,
-                     p->optimiser.beta1, p->optimiser.beta2, (double)p->optimiser.eps, train_schedule_warmup(&p->schedule, p->steps), (int)p->schedule.kind,
-                     (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %.9g %.9g %.9g %.9g %.9g %d %d %d %d %d %.9g %llu %d %g", p->steps,
+                     p->rank, p->batch, p->accumulate, t->plan.resolution, (double)p->alpha, (double)p->lr, p->optimiser.beta1,
+                     p->optimiser.beta2, (double)p->optimiser.eps, train_schedule_warmup(&p->schedule, p->steps),
+                     (int)p->schedule.kind, (int)p->targets, p->train_text_encoder, (int)p->weighting, (double)p->snr_gamma,
                      (unsigned long long)p->seed, t->adapter->stack->n_layers, (double)t->loss_scale);
     sha256_update(&s, text, (size_t)n);
     const struct metadata_pair *settings;
@@ -82,7 +82,8 @@ static int banks(const struct trainer *t, struct optimiser_bank b[MAX_BANKS]) {
 }
 
 /* Where each feed stands. */
-static const char *const epoch_keys[TRAIN_FEEDS] = {"epoch", "class_epoch"}, *const order_keys[TRAIN_FEEDS] = {"order_at", "class_order_at"};
+static const char *const epoch_keys[TRAIN_FEEDS] = {"epoch", "class_epoch"},
+                  *const order_keys[TRAIN_FEEDS] = {"order_at", "class_order_at"};
 
 static void add_numbers(const struct trainer *t, struct st_writer *w) {
     char text[64], hex[65];
@@ -138,7 +139,8 @@ static bool load_banks(struct trainer *t, const struct st_file *f, struct error 
             int64_t bytes = gpu_set_chunk_bytes(b[i].set, c);
             const struct st_tensor *s = st_find(f, arena_printf(a, "%s.%d", b[i].name, c));
             if (!s || s->dtype != ST_F32 || (int64_t)s->bytes != bytes)
-                ok = error_set(err, "%s lacks %s.%d of %lld bytes; it cannot be resumed from.", st_path(f), b[i].name, c, (long long)bytes);
+                ok = error_set(err, "%s lacks %s.%d of %lld bytes; it cannot be resumed from.", st_path(f), b[i].name, c,
+                               (long long)bytes);
             else ok = gpu_set_write_raw(b[i].set, c, s->data, err);
         }
     arena_destroy(&a);
@@ -160,10 +162,11 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     char hex[65];
     fingerprint(t, hex);
     const char *theirs = st_meta_find(f, "fingerprint"), *loss = st_meta_find(f, "loss_mean");
-    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice"), *own = st_find(f, "optimiser"), *history = st_find(f, "history");
+    const struct st_tensor *rng = st_find(f, "rng"), *dice = st_find(f, "dice"), *own = st_find(f, "optimiser"),
+                           *history = st_find(f, "history");
     if (!theirs || strcmp(theirs, hex))
-        return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, or start afresh "
-                         "without --resume.", st_path(f));
+        return error_set(err, "%s was made by a run with another model, other settings or pictures; resume with the same ones, "
+                              "or start afresh without --resume.", st_path(f));
     if (!read_int(f, "step", &t->step) || !loss || !rng || !dice || !own || !history ||
         t->step > t->params.steps || history->dtype != ST_F32 || history->bytes != (size_t)t->step * 3 * sizeof(float) ||
         own->bytes != OPTIMISER_NUMBERS * sizeof(double) ||
@@ -173,7 +176,8 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
     memcpy(t->history, history->data, history->bytes);
     memcpy(optimiser_numbers(t->optimiser), own->data, own->bytes);
     memcpy(&t->dice, dice->data, sizeof t->dice);
-    if (t->rng.next > 624 || t->dice.next > 624) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
+    if (t->rng.next > 624 || t->dice.next > 624)
+        return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
     t->loss_mean = strtof(loss, NULL);
     for (int i = 0; i < t->n_feeds; i++)
         if (!load_feed(t, i, f)) return error_set(err, "%s is damaged; start afresh without --resume.", st_path(f));
@@ -197,16 +201,20 @@ bool train_state_load(struct trainer *t, struct error *err) {
 static void describe(const struct trainer *t, struct metadata_params *m, struct arena *a) {
     const struct train_params *p = &t->params;
     static const enum metadata_family families[NN_FAMILIES] = {
-        [NN_FAMILY_SD2] = METADATA_SD2, [NN_FAMILY_SDXL] = METADATA_SDXL, [NN_FAMILY_SSD_1B] = METADATA_SDXL, [NN_FAMILY_VEGA] = METADATA_SDXL};
+        [NN_FAMILY_SD2] = METADATA_SD2, [NN_FAMILY_SDXL] = METADATA_SDXL, [NN_FAMILY_SSD_1B] = METADATA_SDXL,
+        [NN_FAMILY_VEGA] = METADATA_SDXL};
     const char *slash = strrchr(p->out, '/'), *name = slash ? slash + 1 : p->out, *dot = strrchr(name, '.');
     bool v = t->schedule->params.prediction == SCHEDULE_PREDICT_V;
     *m = (struct metadata_params){
         .family = families[t->e->model->family], .v_prediction = v, .model_name = t->e->model->name,
-        .rank = p->rank, .alpha = (double)p->alpha, .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
-        .comment = "trained with Atelier", .optimizer = optimiser_find(p->optimiser.name)->title, .lr_scheduler = train_schedule_name(p->schedule.kind),
-        .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no", .lr = (double)p->lr, .unet_lr = (double)p->lr,
-        .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed, .steps = t->step, .max_steps = p->steps,
-        .warmup_steps = train_schedule_warmup(&p->schedule, p->steps), .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
+        .rank = p->rank, .alpha = (double)p->alpha, .comment = "trained with Atelier",
+        .output_name = arena_strndup(a, name, dot ? (size_t)(dot - name) : strlen(name)),
+        .optimizer = optimiser_find(p->optimiser.name)->title, .lr_scheduler = train_schedule_name(p->schedule.kind),
+        .mixed_precision = gpu_device_storage(t->e->dev) == TENSOR_F16 ? "fp16" : "no",
+        .lr = (double)p->lr, .unet_lr = (double)p->lr,
+        .text_lr = !p->train_text_encoder ? 0 : (double)(p->text_lr ? p->text_lr : p->lr), .seed = (int64_t)p->seed,
+        .steps = t->step, .max_steps = p->steps, .warmup_steps = train_schedule_warmup(&p->schedule, p->steps),
+        .batch = p->batch, .grad_accumulation = p->accumulate, .w = t->plan.resolution,
         .h = t->plan.resolution, .max_grad_norm = (double)p->optimiser.max_grad_norm, .gradient_checkpointing = t->plan.remat,
         .cache_latents = true, .data = &t->feeds[TRAIN_OWN].data,
         .reg_data = &t->feeds[TRAIN_CLASS].data, .batches_per_epoch = t->feeds[TRAIN_OWN].n_batches};
@@ -228,7 +236,8 @@ static float *read_rows(struct trainer *t, int slot, struct arena *a, struct err
     return gpu_set_read(t->adapter->data, slot, rows, err) ? rows : NULL;
 }
 
-static bool gather_factors(struct trainer *t, const struct lora_stack_layer *l, struct arena *a, struct lora_save_module *m, struct error *err) {
+static bool gather_factors(struct trainer *t, const struct lora_stack_layer *l, struct arena *a, struct lora_save_module *m,
+                           struct error *err) {
     const struct lora_stack_part *part = &l->parts[0];
     struct shape w = l->target->weight;
     const float *down_rows = read_rows(t, l->down, a, err), *up_rows = down_rows ? read_rows(t, l->up, a, err) : NULL;
@@ -259,7 +268,8 @@ static char *words_path(struct arena *a, const char *path) {
     return arena_printf(a, "%.*s-words.safetensors", stem, path);
 }
 
-static bool save_words(struct trainer *t, const struct embedding_list *words, struct metadata_params *meta, const char *path, struct error *err) {
+static bool save_words(struct trainer *t, const struct embedding_list *words, struct metadata_params *meta, const char *path,
+                       struct error *err) {
     struct st_writer *w = st_writer_create();
     struct metadata_params own = *meta;
     own.words_alone = true;

@@ -11,8 +11,8 @@ void concept_time_ids(int side, float dst[6]) {
     for (int i = 0; i < 6; i++) dst[i] = i == 2 || i == 3 ? 0 : (float)side;
 }
 
-bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c, struct arena *a,
-                    float **contexts, float **pooled, struct error *err) {
+bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c,
+                    struct arena *a, float **contexts, float **pooled, struct error *err) {
     size_t tokens = (size_t)model_window(e->model), each = tokens * (size_t)model_context_dim(e->model);
     size_t n_pooled = (size_t)model_pooled_dim(e->model);
     struct prompter *p = prompter_create(e, pp, err);
@@ -39,8 +39,8 @@ static void allocate(const struct engine *e, const struct concept_params *p, int
 }
 
 /* The middle of what the VAE makes of a picture. */
-static bool encode_picture(struct engine *e, struct vae_session *vae, const struct dataset_sample *s, int side, float *latent, size_t n,
-                           struct error *err) {
+static bool encode_picture(struct engine *e, struct vae_session *vae, const struct dataset_sample *s, int side, float *latent,
+                           size_t n, struct error *err) {
     const struct vae_config *cfg = &e->model->vae;
     size_t c = (size_t)cfg->latent_channels;
     struct arena *a = arena_create(NULL);
@@ -52,7 +52,8 @@ static bool encode_picture(struct engine *e, struct vae_session *vae, const stru
     return ok;
 }
 
-static bool read_pictures(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err) {
+static bool read_pictures(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out,
+                          struct error *err) {
     struct dataset data;
     struct dataset_params dp = {p->data, p->caption};
     if (!dataset_scan(a, &dp, &data, err) || !dataset_probe(&data, err)) return false;
@@ -63,15 +64,18 @@ static bool read_pictures(struct engine *e, const struct concept_params *p, stru
     for (int i = 0; ok && i < out->n; i++) {
         out->texts[i] = data.samples[i].caption;
         if (os_interrupted()) ok = error_set(err, "Stopped while the pictures were being read; nothing was written.");
-        ok = ok && encode_picture(e, vae, &data.samples[i], p->side, out->latents + (size_t)i * out->n_latent, out->n_latent, err);
+        ok = ok &&
+             encode_picture(e, vae, &data.samples[i], p->side, out->latents + (size_t)i * out->n_latent, out->n_latent, err);
     }
     vae_session_destroy(&vae);
     engine_unload(e, ENGINE_VAE);
     return ok;
 }
 
-static bool draw_pictures(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err) {
-    struct generate_params gp = {.w = p->side, .h = p->side, .steps = p->steps, .cfg = p->cfg, .adapter = p->adapter, .words = p->words};
+static bool draw_pictures(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out,
+                          struct error *err) {
+    struct generate_params gp = {.w = p->side, .h = p->side, .steps = p->steps, .cfg = p->cfg, .adapter = p->adapter,
+                                 .words = p->words};
     allocate(e, p, p->n_drawn, a, out);
     struct generator *g = generator_create(e, &gp, err);
     size_t c = (size_t)e->model->vae.latent_channels, pixels = out->n_latent / c;
@@ -92,5 +96,6 @@ static bool draw_pictures(struct engine *e, const struct concept_params *p, stru
 bool concept_show(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err) {
     *out = (struct concept){0};
     return (p->data ? read_pictures : draw_pictures)(e, p, a, out, err) &&
-           concept_encode(e, &(struct prompter_params){.adapter = p->adapter, .words = p->words}, p->strength, out, a, &out->contexts, &out->pooled, err);
+           concept_encode(e, &(struct prompter_params){.adapter = p->adapter, .words = p->words}, p->strength, out, a,
+                          &out->contexts, &out->pooled, err);
 }

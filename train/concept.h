@@ -30,8 +30,8 @@ struct concept {
 /* Reads or draws the pictures and encodes the texts. Memory from a. False with a sentence, or when interrupted. */
 bool concept_show(struct engine *e, const struct concept_params *p, struct arena *a, struct concept *out, struct error *err);
 /* The texts again, under other strengths. */
-bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c, struct arena *a,
-                    float **contexts, float **pooled, struct error *err);
+bool concept_encode(struct engine *e, const struct prompter_params *pp, const float *strength, const struct concept *c,
+                    struct arena *a, float **contexts, float **pooled, struct error *err);
 /* What SDXL is told of a square picture. */
 void concept_time_ids(int side, float dst[6]);
 

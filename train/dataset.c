@@ -104,7 +104,8 @@ static bool add(struct scan *s, const struct folder *f, const char *path) {
 static bool walk(struct scan *s, const struct folder *f) {
     struct os_entry *list;
     size_t n;
-    if (f->depth > MAX_DEPTH) return error_set(s->e, "folders below '%s' are nested too deeply; is there a link in a circle?", TEXT_SHOW(f->path));
+    if (f->depth > MAX_DEPTH)
+        return error_set(s->e, "folders below '%s' are nested too deeply; is there a link in a circle?", TEXT_SHOW(f->path));
     if (!os_dir_list(s->a, f->path, &list, &n, s->e)) return false;
     for (size_t i = 0; i < n; i++) {
         const char *path = path_join(s->a, f->path, list[i].name);
@@ -139,7 +140,8 @@ bool dataset_scan(struct arena *a, const struct dataset_params *p, struct datase
     read_folder_name(&top);
     if (!walk(&s, &top)) return false;
     if (out->n == 0 && !p->may_be_empty)
-        return error_set(e, "there are no pictures in '%s' (%zu other files): JPEG, PNG or WebP files are needed", dir, out->n_ignored);
+        return error_set(e, "there are no pictures in '%s' (%zu other files): JPEG, PNG or WebP files are needed", dir,
+                         out->n_ignored);
     if (s.n_bare)
         return error_set(e, "%zu of %zu pictures in '%s' have no caption, the first is '%s': put a .txt file beside each, "
                             "name the folder like 10_words, or give --caption", s.n_bare, out->n, dir, TEXT_SHOW(s.first_bare));
@@ -175,7 +177,8 @@ bool dataset_load(struct arena *a, const struct dataset_sample *s, int w, int h,
     return ok;
 }
 
-bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out, struct error *e) {
+bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out,
+                      struct error *e) {
     struct arena *scratch = arena_create(NULL);
     struct image im;
     bool ok = image_load(scratch, s->path, DATASET_MIN_SIDE, &im, e);

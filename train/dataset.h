@@ -52,7 +52,8 @@ struct dataset dataset_join(struct arena *a, const struct dataset *first, const 
 bool dataset_probe(struct dataset *d, struct error *e);
 
 /* One picture, scaled and cut as chosen (train/bucket.h). Memory from a. */
-bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out, struct error *e);
+bool dataset_load_cut(struct arena *a, const struct dataset_sample *s, const struct bucket_choice *c, struct image *out,
+                      struct error *e);
 
 /* One picture, scaled to cover w x h and cut in the middle. Memory from a. */
 bool dataset_load(struct arena *a, const struct dataset_sample *s, int w, int h, struct image *out, struct error *e);

@@ -19,12 +19,14 @@ static int at_once(int n) {
     return k;
 }
 
-static struct denoiser_params denoiser_of(struct engine *e, const struct adapter *a, const struct fusion_inputs *in, struct watch *w) {
-    return (struct denoiser_params){.n = at_once(in->n), .w = in->w, .h = in->h, .tokens = model_window(e->model), .adapter = a, .watch = w};
+static struct denoiser_params denoiser_of(struct engine *e, const struct adapter *a, const struct fusion_inputs *in,
+                                          struct watch *w) {
+    return (struct denoiser_params){.n = at_once(in->n), .w = in->w, .h = in->h, .tokens = model_window(e->model), .adapter = a,
+                                    .watch = w};
 }
 
-bool fusion_plan_unet(struct engine *e, const struct adapter *a, const struct fusion_inputs *in, struct watch *w, int64_t *bytes,
-                      struct error *err) {
+bool fusion_plan_unet(struct engine *e, const struct adapter *a, const struct fusion_inputs *in, struct watch *w,
+                      int64_t *bytes, struct error *err) {
     struct denoiser_params dp = denoiser_of(e, a, in, w);
     struct memory_choice c;
     if (!denoiser_plan(e, &dp, &c, err)) return false;
@@ -32,8 +34,8 @@ bool fusion_plan_unet(struct engine *e, const struct adapter *a, const struct fu
     return true;
 }
 
-bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *strength, const struct fusion_inputs *in, struct watch *w,
-                       const struct fusion_step *step, struct error *err) {
+bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *strength, const struct fusion_inputs *in,
+                       struct watch *w, const struct fusion_step *step, struct error *err) {
     struct denoiser_params dp = denoiser_of(e, a, in, w);
     struct denoiser *d = denoiser_create(e, &dp, err);
     if (!d) return false;
@@ -41,7 +43,8 @@ bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *s
     struct arena *scratch = arena_create(NULL);
     size_t n = (size_t)dp.n, latent = (size_t)(in->w * in->h) * (size_t)m->vae.latent_channels;
     size_t context = (size_t)dp.tokens * (size_t)model_context_dim(m), pooled = (size_t)model_pooled_dim(m);
-    float *strengths = arena_alloc_n(scratch, n, (size_t)a->n * sizeof *strengths), *sizes = arena_alloc_n(scratch, n, 6 * sizeof *sizes);
+    float *strengths = arena_alloc_n(scratch, n, (size_t)a->n * sizeof *strengths),
+          *sizes = arena_alloc_n(scratch, n, 6 * sizeof *sizes);
     float *answer = arena_alloc_n(scratch, n, latent * sizeof *answer);
     for (size_t i = 0; i < n; i++) {
         memcpy(strengths + i * (size_t)a->n, strength, (size_t)a->n * sizeof *strengths);
@@ -59,8 +62,8 @@ bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *s
     return ok;
 }
 
-bool fusion_watch_text(struct engine *e, const struct adapter *a, const float *strength, int which, const char *const *texts, int n,
-                       struct watch *w, struct error *err) {
+bool fusion_watch_text(struct engine *e, const struct adapter *a, const float *strength, int which, const char *const *texts,
+                       int n, struct watch *w, struct error *err) {
     const struct model *m = e->model;
     size_t tokens = (size_t)model_window(m);
     struct arena *scratch = arena_create(NULL);
@@ -75,7 +78,8 @@ bool fusion_watch_text(struct engine *e, const struct adapter *a, const float *s
         struct tokenizer_cut cut;
         int some = n - k < MAX_TEXTS ? n - k : MAX_TEXTS;
         for (int i = 0; i < m->n_texts; i++)
-            for (int j = 0; j < some; j++) tokenizer_encode_window(m->texts[i].tokenizer, texts[k + j], ids[i] + (size_t)j * tokens, &cut);
+            for (int j = 0; j < some; j++)
+                tokenizer_encode_window(m->texts[i].tokenizer, texts[k + j], ids[i] + (size_t)j * tokens, &cut);
         ok = engine_encode_text(e, (const int32_t *const *)ids, some, &tp, out, pooled, err);
     }
     arena_destroy(&scratch);

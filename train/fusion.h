@@ -23,14 +23,14 @@ struct fusion_step {
     bool (*done)(void *ctx, int pictures, struct error *err);
     void *ctx;
 };
-bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *strength, const struct fusion_inputs *in, struct watch *w,
-                       const struct fusion_step *step, struct error *err);
+bool fusion_watch_unet(struct engine *e, const struct adapter *a, const float *strength, const struct fusion_inputs *in,
+                       struct watch *w, const struct fusion_step *step, struct error *err);
 /* What that would take on the device. */
-bool fusion_plan_unet(struct engine *e, const struct adapter *a, const struct fusion_inputs *in, struct watch *w, int64_t *bytes,
-                      struct error *err);
+bool fusion_plan_unet(struct engine *e, const struct adapter *a, const struct fusion_inputs *in, struct watch *w,
+                      int64_t *bytes, struct error *err);
 /* The same of a text encoder (0 or 1) that reads n texts. */
-bool fusion_watch_text(struct engine *e, const struct adapter *a, const float *strength, int which, const char *const *texts, int n,
-                       struct watch *w, struct error *err);
+bool fusion_watch_text(struct engine *e, const struct adapter *a, const float *strength, int which, const char *const *texts,
+                       int n, struct watch *w, struct error *err);
 
 /* A layer's system: G_k [in][in] of n LoRAs. NULL where nothing was read at all. */
 struct fusion_system;

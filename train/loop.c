@@ -84,7 +84,8 @@ static bool train_step(struct trainer *t, struct train_report *r, struct error *
 static bool log_step(struct trainer *t, const struct train_report *r, struct error *err) {
     float *h = t->history + (size_t)(r->step - 1) * 3;
     h[0] = r->loss, h[1] = r->loss_mean, h[2] = r->lr;
-    const struct tfevents_scalar scalars[] = {{"loss/current", r->loss}, {"loss/average", r->loss_mean}, {"lr", r->lr}, {"grad_norm", r->grad_norm}};
+    const struct tfevents_scalar scalars[] = {{"loss/current", r->loss}, {"loss/average", r->loss_mean}, {"lr", r->lr},
+                                              {"grad_norm", r->grad_norm}};
     if (t->events && !tfevents_write(t->events, os_wall_seconds(), r->step, scalars, 4, err)) return false;
     if (!t->log) return true;
     return jsonl_write(t->log, json_pack("{s:i,s:f,s:f,s:f,s:f}", "step", r->step, "loss", (double)r->loss, "loss_mean",
@@ -97,7 +98,8 @@ static bool periodic(struct trainer *t, struct error *err) {
         struct arena *a = arena_create(NULL);
         const char *dot = strrchr(p->out, '.'), *slash = strrchr(p->out, '/');
         int stem = dot && (!slash || dot > slash) ? (int)(dot - p->out) : (int)strlen(p->out);
-        bool ok = train_lora_save(t, arena_printf(a, "%.*s-step%08d.safetensors", stem, p->out, t->step), err) && train_state_save(t, err);
+        bool ok = train_lora_save(t, arena_printf(a, "%.*s-step%08d.safetensors", stem, p->out, t->step), err) &&
+                  train_state_save(t, err);
         arena_destroy(&a);
         if (!ok) return false;
     }

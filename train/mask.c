@@ -24,20 +24,21 @@ static void average(const struct image *im, int lw, int lh, float *dst) {
     for (int y = 0; y < lh; y++)
         for (int x = 0; x < lw; x++) {
             double sum = 0;
-            for (int k = 0; k < f * f; k++) sum += im->rgb[((size_t)(y * f + k / f) * (size_t)im->w + (size_t)(x * f + k % f)) * 3];
+            for (int k = 0; k < f * f; k++)
+                sum += im->rgb[((size_t)(y * f + k / f) * (size_t)im->w + (size_t)(x * f + k % f)) * 3];
             dst[y * lw + x] = (float)(sum / (255.0 * f * f));
         }
 }
 
 /* A mask of another size than its picture must at least have its shape; it is scaled and cut as the picture is. */
-static bool load(struct arena *a, const struct dataset_sample *mask, const struct dataset_sample *picture, const struct bucket_choice *cut,
-                 struct image *out, struct error *err) {
+static bool load(struct arena *a, const struct dataset_sample *mask, const struct dataset_sample *picture,
+                 const struct bucket_choice *cut, struct image *out, struct error *err) {
     int w, h;
     if (!image_probe(mask->path, &w, &h, err)) return false;
     double off = (double)w * picture->h / ((double)h * picture->w);
     if (off < 0.98 || off > 1.02)
-        return error_set(err, "the mask '%s' has %d x %d pixels, which is not the shape of its picture of %d x %d", TEXT_SHOW(mask->path), w, h,
-                         picture->w, picture->h);
+        return error_set(err, "the mask '%s' has %d x %d pixels, which is not the shape of its picture of %d x %d",
+                         TEXT_SHOW(mask->path), w, h, picture->w, picture->h);
     return dataset_load_cut(a, mask, cut, out, err);
 }
 
@@ -56,7 +57,8 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
     struct image im;
     mask.path = find_mask(a, t->params.masks, s->path);
     bool ok = mask.path ? load(a, &mask, s, &t->places[picture].cut, &im, err)
-                        : error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(s->path), TEXT_SHOW(t->params.masks));
+                        : error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(s->path),
+                                    TEXT_SHOW(t->params.masks));
     if (ok) average(&im, t->lw, t->lh, dst);
     if (ok && t->params.flip) {
         im = image_flip_horizontal(a, &im);
@@ -70,7 +72,8 @@ void train_mask_place(struct trainer *t, int b, int64_t latent) {
     int pixels = t->lw * t->lh, c = t->channels;
     bool squared = t->params.loss.kind == LOSS_L2;
     if (t->tape->mask < 0) return;
-    float *mask = t->batch_mask + (size_t)b * (size_t)(pixels * c), *target = t->batch_target + (size_t)b * (size_t)(pixels * c);
+    float *mask = t->batch_mask + (size_t)b * (size_t)(pixels * c),
+          *target = t->batch_target + (size_t)b * (size_t)(pixels * c);
     for (int i = 0; i < pixels; i++) {
         float value = latent < 0 ? 1 : squared ? sqrtf(t->masks[latent + i]) : t->masks[latent + i];
         for (int k = 0; k < c; k++) {

@@ -1,5 +1,5 @@
-/* `atelier merge --method gradient-fusion`: every concept's noised pictures go through the model with that concept's LoRA alone;
- * what the layers read decides their change (train/fusion.h). The published way looks along the sampling; here finished
+/* `atelier merge --method gradient-fusion`: every concept's noised pictures go through the model with that concept's LoRA
+ * alone; what the layers read decides their change (train/fusion.h). The published way looks along the sampling; here finished
  * pictures, drawn or given, are noised at times spread evenly, which sums up the same distributions.
  * Layers are solved in the order in which they are written, as many at a time as their sums fit in memory; for each
  * such group the pictures go through the model again. */
@@ -56,7 +56,8 @@ static bool list_layers(struct train_merge *m, struct state *s, struct error *er
     for (int i = 0; i < n; i++)
         if (!i || s->layers[i].target != s->layers[s->n_layers - 1].target) s->layers[s->n_layers++] = s->layers[i];
     if (!s->n_layers)
-        return error_set(err, "The LoRAs change no linear layer, which is all that gradient fusion solves for: use --method sum.");
+        return error_set(err,
+                         "The LoRAs change no linear layer, which is all that gradient fusion solves for: use --method sum.");
     if (n_summed) log_info("%d changes of convolutions are added up as they are", n_summed);
     return true;
 }
@@ -82,7 +83,8 @@ static bool find_shared(struct train_merge *m, struct state *s, int *same, struc
 }
 
 /* Where the group that begins at `first` ends: at the limit, or where another part begins. */
-static int group_end(const struct train_merge *m, const struct state *s, const int *same, int first, int64_t limit, int64_t *bytes) {
+static int group_end(const struct train_merge *m, const struct state *s, const int *same, int first, int64_t limit,
+                     int64_t *bytes) {
     int end = first;
     *bytes = 0;
     for (; end < s->n_layers && s->layers[end].part == s->layers[first].part; end++) {
@@ -118,7 +120,8 @@ static bool form_groups(struct train_merge *m, struct state *s, struct error *er
             limit = bytes / 2;
             continue;
         }
-        if (s->n_groups == MAX_GROUPS) return error_set(err, "The layers' sums fit too few at a time: allow more with --memory.");
+        if (s->n_groups == MAX_GROUPS)
+            return error_set(err, "The layers' sums fit too few at a time: allow more with --memory.");
         s->groups[s->n_groups++] = first;
         if (bytes > m->plan.host_bytes) m->plan.host_bytes = bytes;
         if (device > m->plan.device_bytes) m->plan.device_bytes = device;
@@ -133,15 +136,16 @@ static bool form_groups(struct train_merge *m, struct state *s, struct error *er
 /* For the plan, the numbers alone count. */
 static void size_inputs(const struct train_merge *m, struct state *s) {
     for (int i = 0; i < m->params.n; i++)
-        s->inputs[i] = (struct fusion_inputs){.n = m->params.times * (m->concepts ? m->concepts[i].n : m->params.pictures), .w = m->lw, .h = m->lh,
-                                              .side = m->side};
+        s->inputs[i] = (struct fusion_inputs){.n = m->params.times * (m->concepts ? m->concepts[i].n : m->params.pictures),
+                                              .w = m->lw, .h = m->lh, .side = m->side};
 }
 
 static void noise_pictures(const struct train_merge *m, struct fusion_inputs *in, const struct concept *c, int lora) {
     size_t latent = c->n_latent, context = (size_t)m->tokens * (size_t)model_context_dim(m->e->model);
     size_t pooled = (size_t)model_pooled_dim(m->e->model), n = (size_t)in->n;
     float *x = arena_alloc_n(m->arena, n, latent * sizeof *x), *t = arena_alloc_n(m->arena, n, sizeof *t);
-    float *contexts = arena_alloc_n(m->arena, n, context * sizeof *contexts), *pool = arena_alloc_n(m->arena, n, (pooled + 1) * sizeof *pool);
+    float *contexts = arena_alloc_n(m->arena, n, context * sizeof *contexts),
+          *pool = arena_alloc_n(m->arena, n, (pooled + 1) * sizeof *pool);
     struct arena *a = arena_create(NULL);
     float *noise = arena_alloc_n(a, latent, sizeof *noise);
     struct rng rng;
@@ -177,7 +181,8 @@ static bool watch_lora(struct train_merge *m, struct state *s, int lora, const s
     struct fusion_step step = {on_step, (void *)p};
     train_merge_strengths(m, lora, strength);
     struct watch *w = s->watches[lora] = watch_group(s, s->sums, first, s->groups[s->group + 1]);
-    if (s->layers[first].part == LORA_UNET) return fusion_watch_unet(m->e, m->adapter, strength, &s->inputs[lora], w, &step, err);
+    if (s->layers[first].part == LORA_UNET)
+        return fusion_watch_unet(m->e, m->adapter, strength, &s->inputs[lora], w, &step, err);
     return fusion_watch_text(m->e, m->adapter, strength, (int)s->layers[first].part - LORA_TEXT, m->concepts[lora].texts,
                              m->concepts[lora].n, w, err);
 }
@@ -209,7 +214,8 @@ static bool solve(struct train_merge *m, struct state *s, int layer, struct erro
         if (!(s->grams[i] = watch_gram(s->watches[i], t))) return error_set(err, "reads nothing that could be watched");
     s->solved = t;
     s->system = fusion_system_create(s->sums, s->grams, m->params.n, t->weight.c);
-    return s->system || error_set(err, "reads numbers that are not finite, or nothing but zeros; are the LoRAs meant for this model?");
+    return s->system ||
+           error_set(err, "reads numbers that are not finite, or nothing but zeros; are the LoRAs meant for this model?");
 }
 
 static bool apply(void *ctx, int file, const struct lora_module *module, float *rows, size_t n, struct error *err) {
@@ -229,8 +235,9 @@ static bool apply(void *ctx, int file, const struct lora_module *module, float *
 static bool words_fit(const struct train_merge *m, const struct state *s, struct error *err) {
     for (int i = 0; m->words.n && i < s->n_layers; i++)
         if (s->layers[i].part != LORA_UNET)
-            return error_set(err, "The LoRAs bring words of their own (\"%s\") and change the text encoder too: gradient-fusion does not read "
-                                  "such words there; use --method ziplora or sum.", m->words.items[0].word);
+            return error_set(err, "The LoRAs bring words of their own (\"%s\") and change the text encoder too: "
+                                  "gradient-fusion does not read such words there; use --method ziplora or sum.",
+                             m->words.items[0].word);
     return true;
 }
 
@@ -262,7 +269,7 @@ static char *settings(const struct train_merge *m, struct arena *a) {
 }
 
 const struct train_merger train_merger_gradient_fusion = {
-    .merger = {.name = "gradient-fusion", .about = "what each LoRA's layers answer to what they read, by least squares", .takes_rank = true,
-               .takes_seed = true, .whole = true},
+    .merger = {.name = "gradient-fusion", .about = "what each LoRA's layers answer to what they read, by least squares",
+               .takes_rank = true, .takes_seed = true, .whole = true},
     .takes = TRAIN_MERGE_TIMES | TRAIN_MERGE_CONCEPTS,
     .learn = learn, .apply = apply, .destroy = destroy, .settings = settings};

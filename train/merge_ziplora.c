@@ -32,10 +32,11 @@ static bool allocate(struct train_merge *m, struct state *s, bool plan_only, str
     s->n_added = (size_t)model->unet.added_dim, s->n_pooled = (size_t)model_pooled_dim(model);
     m->plan.host_bytes = noted_bytes(m, s), m->plan.passes = 1;
     if ((uint64_t)m->plan.host_bytes > os_memory_total() / 2)
-        return error_set(err, "%d steps' answers take %.0f MiB on the host, more than half of its memory: lower --steps or --batch.",
-                         m->params.steps, (double)m->plan.host_bytes / 1048576);
+        return error_set(err, "%d steps' answers take %.0f MiB on the host, more than half of its memory: lower --steps or "
+                              "--batch.", m->params.steps, (double)m->plan.host_bytes / 1048576);
     if (plan_only) return true;
-    s->x = arena_alloc_n(m->arena, n, s->n_latent * sizeof *s->x), s->target = arena_alloc_n(m->arena, n, s->n_latent * sizeof *s->x);
+    s->x = arena_alloc_n(m->arena, n, s->n_latent * sizeof *s->x),
+    s->target = arena_alloc_n(m->arena, n, s->n_latent * sizeof *s->x);
     s->t = arena_alloc_n(m->arena, n, sizeof *s->t), s->picture = arena_alloc_n(m->arena, n, sizeof *s->picture);
     return true;
 }
@@ -52,13 +53,15 @@ static void draw_inputs(struct train_merge *m, struct state *s) {
         s->picture[i] = (int)rng_randint(&rng, (uint32_t)c->n);
         s->t[i] = (float)time;
         rng_randn(&rng, noise, s->n_latent);
-        target_add_noise(m->schedule, time, s->x + (size_t)i * s->n_latent, c->latents + (size_t)s->picture[i] * s->n_latent, noise, s->n_latent);
+        target_add_noise(m->schedule, time, s->x + (size_t)i * s->n_latent, c->latents + (size_t)s->picture[i] * s->n_latent,
+                         noise, s->n_latent);
     }
     arena_destroy(&a);
 }
 
 /* The images' texts, from each concept's own contexts or from others. */
-static void place_texts(const struct train_merge *m, const struct state *s, int step, bool merged, float *context, float *pooled) {
+static void place_texts(const struct train_merge *m, const struct state *s, int step, bool merged, float *context,
+                        float *pooled) {
     for (int i = 0; i < s->images; i++) {
         int lora = i / m->params.batch, picture = s->picture[step * s->images + i];
         const struct concept *c = &m->concepts[lora];
@@ -74,8 +77,10 @@ static bool note_answers(struct train_merge *m, struct state *s, struct error *e
     if (!d) return false;
     struct arena *a = arena_create(NULL);
     size_t n = (size_t)s->images, step_n = n * s->n_latent;
-    float *context = arena_alloc_n(a, n, s->n_context * sizeof *context), *pooled = arena_alloc_n(a, n, (s->n_pooled + 1) * sizeof *pooled);
-    float *strength = arena_alloc_n(a, n, (size_t)m->params.n * sizeof *strength), *sizes = arena_alloc_n(a, n, 6 * sizeof *sizes);
+    float *context = arena_alloc_n(a, n, s->n_context * sizeof *context),
+          *pooled = arena_alloc_n(a, n, (s->n_pooled + 1) * sizeof *pooled);
+    float *strength = arena_alloc_n(a, n, (size_t)m->params.n * sizeof *strength),
+          *sizes = arena_alloc_n(a, n, 6 * sizeof *sizes);
     for (int i = 0; i < s->images; i++) {
         train_merge_strengths(m, i / m->params.batch, strength + i * m->params.n);
         concept_time_ids(m->side, sizes + 6 * i);
@@ -116,8 +121,8 @@ static bool open_columns(struct train_merge *m, struct state *s, struct error *e
     s->adapters = arena_alloc_n(m->arena, (size_t)p->n, sizeof *s->adapters);
     for (int i = 0; i < p->n; i++)
         if (!(s->adapters[i] = adapter_open(m->e, &p->loras[i], 1, err))) return false;
-    struct ziplora_params zp = {.adapters = (const struct adapter *const *)s->adapters, .weights = p->weights, .n = p->n, .batch = p->batch,
-                                .w = m->lw, .h = m->lh, .tokens = m->tokens, .similarity = p->similarity};
+    struct ziplora_params zp = {.adapters = (const struct adapter *const *)s->adapters, .weights = p->weights, .n = p->n,
+                                .batch = p->batch, .w = m->lw, .h = m->lh, .tokens = m->tokens, .similarity = p->similarity};
     if (!(s->z = ziplora_create(m->e, &zp, err))) return false;
     m->plan.n_layers = ziplora_layers(s->z), m->plan.device_bytes = ziplora_device_bytes(s->z);
     return true;
@@ -128,24 +133,28 @@ static void fill_added(const struct train_merge *m, const struct state *s, const
     float sizes[6];
     concept_time_ids(m->side, sizes);
     for (int i = 0; s->n_added && i < s->images; i++)
-        unet_added_fill(&m->e->model->unet, pooled + (size_t)i * s->n_pooled, (int)s->n_pooled, sizes, 6, added + (size_t)i * s->n_added, &none);
+        unet_added_fill(&m->e->model->unet, pooled + (size_t)i * s->n_pooled, (int)s->n_pooled, sizes, 6,
+                        added + (size_t)i * s->n_added, &none);
 }
 
 static bool learn_columns(struct train_merge *m, struct state *s, struct error *err) {
     struct arena *a = arena_create(NULL);
     size_t n = (size_t)s->images, step_n = n * s->n_latent;
-    float *context = arena_alloc_n(a, n, s->n_context * sizeof *context), *pooled = arena_alloc_n(a, n, (s->n_pooled + 1) * sizeof *pooled);
+    float *context = arena_alloc_n(a, n, s->n_context * sizeof *context),
+          *pooled = arena_alloc_n(a, n, (s->n_pooled + 1) * sizeof *pooled);
     float *added = arena_alloc_n(a, n, (s->n_added + 1) * sizeof *added);
     double start = os_now_seconds();
     bool ok = ziplora_open(s->z, err);
     for (int k = 0; ok && k < m->params.steps; k++) {
         struct ziplora_loss loss;
-        struct ziplora_batch b = {s->x + (size_t)k * step_n, s->t + k * s->images, context, added, s->target + (size_t)k * step_n};
+        struct ziplora_batch b = {s->x + (size_t)k * step_n, s->t + k * s->images, context, added,
+                                  s->target + (size_t)k * step_n};
         place_texts(m, s, k, true, context, pooled);
         fill_added(m, s, pooled, added);
         ok = ziplora_step(s->z, &b, m->params.lr, &loss, err);
         double left = (os_now_seconds() - start) / (k + 1) * (m->params.steps - k - 1);
-        ok = ok && train_merge_report(m, &(struct train_merge_progress){"learning columns", k + 1, m->params.steps, loss.distance, left}, err);
+        struct train_merge_progress now = {"learning columns", k + 1, m->params.steps, loss.distance, left};
+        ok = ok && train_merge_report(m, &now, err);
     }
     arena_destroy(&a);
     return ok;
@@ -184,7 +193,7 @@ static char *settings(const struct train_merge *m, struct arena *a) {
 }
 
 const struct train_merger train_merger_ziplora = {
-    .merger = {.name = "ziplora", .about = "a learnt factor per LoRA and input channel", .takes_rank = true, .takes_seed = true, .whole = true,
-               .needs_shared = true},
+    .merger = {.name = "ziplora", .about = "a learnt factor per LoRA and input channel", .takes_rank = true, .takes_seed = true,
+               .whole = true, .needs_shared = true},
     .takes = TRAIN_MERGE_STEPS | TRAIN_MERGE_BATCH | TRAIN_MERGE_LR | TRAIN_MERGE_SIMILARITY | TRAIN_MERGE_CONCEPTS,
     .learn = learn, .apply = apply, .destroy = destroy, .settings = settings};

@@ -55,8 +55,9 @@ bool train_merge_show(struct train_merge *m, struct error *err) {
     for (int i = 0; i < p->n; i++) {
         float *strength = arena_alloc_n(m->arena, (size_t)p->n, sizeof *strength);
         train_merge_strengths(m, i, strength);
-        struct concept_params c = {.adapter = m->adapter, .strength = strength, .data = p->data ? p->data[i] : NULL, .caption = p->caption,
-                                   .prompt = p->prompts ? p->prompts[i] : NULL, .n_drawn = p->pictures, .steps = p->draw_steps,
+        struct concept_params c = {.adapter = m->adapter, .strength = strength, .data = p->data ? p->data[i] : NULL,
+                                   .caption = p->caption, .prompt = p->prompts ? p->prompts[i] : NULL, .n_drawn = p->pictures,
+                                   .steps = p->draw_steps,
                                    .cfg = p->draw_cfg, .seed = p->seed, .side = m->side, .words = &m->words};
         if (!concept_show(m->e, &c, m->arena, &m->concepts[i], err)) return false;
     }
@@ -66,8 +67,8 @@ bool train_merge_show(struct train_merge *m, struct error *err) {
 static bool check(const struct train_merge_params *p, struct error *err) {
     const char *name = p->method->merger.name;
     if (p->method->takes & TRAIN_MERGE_CONCEPTS && !p->data == !p->prompts)
-        return error_set(err, "--method %s looks at what each LoRA draws: give a --data folder for every --lora, or a --prompt for every "
-                              "--lora.", name);
+        return error_set(err, "--method %s looks at what each LoRA draws: give a --data folder for every --lora, or a --prompt "
+                              "for every --lora.", name);
     if (p->steps < 1 || p->batch < 1 || p->batch * p->n > 64 || p->pictures < 1 || p->times < 1)
         return error_set(err, "Steps, pictures and times must be at least 1, and a batch of all LoRAs' pictures at most 64.");
     if (!(p->lr > 0) || !(p->similarity >= 0)) return error_set(err, "--lr must be above 0 and --similarity not negative.");
@@ -83,7 +84,8 @@ static bool open_files(struct train_merge *m, struct error *err) {
     m->keys = lora_keys_create(&layers);
     m->files = arena_alloc_n(m->arena, (size_t)p->n, sizeof *m->files);
     for (int i = 0; i < p->n; i++)
-        if (!(m->files[i] = lora_file_open(p->loras[i], m->keys, err)) || !lora_file_require_match(m->files[i], m->keys, err)) return false;
+        if (!(m->files[i] = lora_file_open(p->loras[i], m->keys, err)) || !lora_file_require_match(m->files[i], m->keys, err))
+            return false;
     return true;
 }
 
@@ -109,11 +111,12 @@ static void close_merge(struct train_merge *m) {
 }
 
 /* Whatever can be said before the model runs is said first. */
-static bool open_merge(struct train_merge *m, const struct train_merge_params *p, struct lora_merge_params *how, struct error *err) {
+static bool open_merge(struct train_merge *m, const struct train_merge_params *p, struct lora_merge_params *how,
+                       struct error *err) {
     *m = (struct train_merge){.arena = arena_create(NULL), .params = *p, .e = p->e};
     if (!check(p, err) || !choose_size(m, err) || !open_files(m, err)) return false;
-    *how = (struct lora_merge_params){.method = &p->method->merger, .files = m->files, .weights = p->weights, .n = p->n, .rank = p->rank,
-                                      .seed = p->seed, .dtype = p->dtype};
+    *how = (struct lora_merge_params){.method = &p->method->merger, .files = m->files, .weights = p->weights, .n = p->n,
+                                      .rank = p->rank, .seed = p->seed, .dtype = p->dtype};
     how->base[LORA_UNET] = m->e->model->unet_params;
     for (int i = 0; i < m->e->model->n_texts; i++) how->base[LORA_TEXT + i] = m->e->model->texts[i].params;
     return lora_merge_check(how, m->keys, err) && (m->schedule = schedule_create(&m->e->model->schedule, err));

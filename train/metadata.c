@@ -158,7 +158,8 @@ static void add_run(struct st_writer *w, const struct metadata_params *p) {
     snprintf(size, sizeof size, "(%d, %d)", p->w, p->h);
     text(w, "ss_resolution", p->w > 0 && p->h > 0 ? size : NULL);
     if (p->data && p->batch > 0) {
-        int64_t batches = p->batches_per_epoch ? p->batches_per_epoch : ((int64_t)p->data->n_per_epoch + p->batch - 1) / p->batch;
+        int64_t batches =
+            p->batches_per_epoch ? p->batches_per_epoch : ((int64_t)p->data->n_per_epoch + p->batch - 1) / p->batch;
         int64_t accumulation = p->grad_accumulation > 0 ? p->grad_accumulation : 1;
         whole(w, "ss_num_batches_per_epoch", batches);
         if (p->max_steps > 0) whole(w, "ss_num_epochs", (p->max_steps * accumulation + batches - 1) / batches);

@@ -67,7 +67,8 @@ void optimiser_build_flat(struct optimiser *o, enum op op, bool has_rates) {
         in[n++] = graph_flat(o->g, o->set, o->grad_bank, c);
         for (int i = 0; i < o->kind->n_states; i++) in[n++] = graph_flat(o->g, o->set, optimiser_bank_of(i), c);
         in[n++] = o->hyper;
-        o->rates[c] = has_rates ? graph_io(o->g, "rates", (struct shape){1, 1, 1, texels_of(o->set, c) / OPTIMISE_RATE_TEXELS}) : -1;
+        o->rates[c] =
+            has_rates ? graph_io(o->g, "rates", (struct shape){1, 1, 1, texels_of(o->set, c) / OPTIMISE_RATE_TEXELS}) : -1;
         if (has_rates) in[n++] = o->rates[c];
         append(o->g, op, in, n);
     }
@@ -92,7 +93,8 @@ struct optimiser *optimiser_create(struct arena *parent, const struct optimiser_
     struct arena *a = arena_create(parent);
     struct optimiser *o = arena_alloc(a, sizeof *o);
     const struct optimiser_kind *k = find(p->name);
-    *o = (struct optimiser){.arena = a, .kind = k, .params = *p, .set = s->set, .grad_bank = s->grad_bank, .loss_scale = s->loss_scale};
+    *o = (struct optimiser){.arena = a, .kind = k, .params = *p, .set = s->set, .grad_bank = s->grad_bank,
+                            .loss_scale = s->loss_scale};
     if (!p->beta1) o->params.beta1 = k->beta1;
     if (!p->beta2) o->params.beta2 = k->beta2;
     if (!p->eps) o->params.eps = k->eps;
@@ -136,7 +138,8 @@ static void write_rates(struct optimiser *o) {
         for (int i = 0; i < o->set->n_slots; i++) {
             const struct tensor_slot *s = &o->set->slots[i];
             assert(s->offset % OPTIMISE_RATE_TEXELS == 0);
-            for (int64_t k = s->offset / OPTIMISE_RATE_TEXELS; s->chunk == c && k * OPTIMISE_RATE_TEXELS < s->offset + shape_texels(s->shape); k++)
+            for (int64_t k = s->offset / OPTIMISE_RATE_TEXELS;
+                 s->chunk == c && k * OPTIMISE_RATE_TEXELS < s->offset + shape_texels(s->shape); k++)
                 rates[k] = o->slots[i].rate;
         }
         gpu_program_write(o->prog, o->rates[c], rates);

@@ -28,5 +28,5 @@ static bool prepare(struct optimiser *o, float lr, struct error *err) {
     return true;
 }
 
-const struct optimiser_kind optimiser_kind_adafactor = {.traits = {"adafactor", "Adafactor", 1e-3f, false, false}, .n_states = 0,
-                                                        .build = build, .prepare = prepare};
+const struct optimiser_kind optimiser_kind_adafactor = {.traits = {"adafactor", "Adafactor", 1e-3f, false, false},
+                                                        .n_states = 0, .build = build, .prepare = prepare};

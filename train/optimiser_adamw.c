@@ -12,5 +12,6 @@ static bool prepare(struct optimiser *o, float lr, struct error *err) {
     return true;
 }
 
-const struct optimiser_kind optimiser_kind_adamw = {.traits = {"adamw", "AdamW", 1e-3f, false, false}, .beta1 = 0.9, .beta2 = 0.999,
-                                                    .eps = 1e-8f, .n_states = 2, .build = build, .prepare = prepare};
+const struct optimiser_kind optimiser_kind_adamw = {.traits = {"adamw", "AdamW", 1e-3f, false, false}, .beta1 = 0.9,
+                                                    .beta2 = 0.999, .eps = 1e-8f, .n_states = 2, .build = build,
+                                                    .prepare = prepare};

@@ -19,14 +19,16 @@ static void build(struct optimiser *o) {
     o->first_hyper = graph_io(f, "hyper", (struct shape){1, 1, 1, OPTIMISE_HYPER});
     for (int c = 0; c < o->set->n_chunks; c++) {
         int in[] = {graph_flat(f, o->set, SET_DATA, c), graph_flat(f, o->set, o->grad_bank, c),
-                    graph_flat(f, o->set, optimiser_bank_of(3), c), graph_flat(f, o->set, optimiser_bank_of(2), c), o->first_hyper, sums};
+                    graph_flat(f, o->set, optimiser_bank_of(3), c), graph_flat(f, o->set, optimiser_bank_of(2), c),
+                    o->first_hyper, sums};
         int node = graph_append(f, OP_PRODIGY_SUMS, in, 6, (union op_attr){0});
         sums = node < 0 ? -1 : f->nodes[node].out[1];
     }
     o->first_out = graph_output(f, "sums", sums);
     for (int c = 0; c < o->set->n_chunks; c++) {
         int in[] = {graph_flat(o->g, o->set, SET_DATA, c), graph_flat(o->g, o->set, o->grad_bank, c),
-                    graph_flat(o->g, o->set, optimiser_bank_of(0), c), graph_flat(o->g, o->set, optimiser_bank_of(1), c), o->hyper};
+                    graph_flat(o->g, o->set, optimiser_bank_of(0), c), graph_flat(o->g, o->set, optimiser_bank_of(1), c),
+                    o->hyper};
         graph_append(o->g, OP_PRODIGY, in, 5, (union op_attr){0});
     }
 }
@@ -61,6 +63,7 @@ static bool prepare(struct optimiser *o, float lr, struct error *err) {
 
 static float rate(const struct optimiser *o, float lr) { return (float)((double)lr * o->numbers[NUMBER_D]); }
 
-const struct optimiser_kind optimiser_kind_prodigy = {.traits = {"prodigy", "Prodigy", 1, true, false}, .beta1 = 0.9, .beta2 = 0.999,
-                                                      .eps = 1e-8f, .n_states = 4, .start_as_data = 8, .check = check, .build = build,
+const struct optimiser_kind optimiser_kind_prodigy = {.traits = {"prodigy", "Prodigy", 1, true, false}, .beta1 = 0.9,
+                                                      .beta2 = 0.999, .eps = 1e-8f, .n_states = 4, .start_as_data = 8,
+                                                      .check = check, .build = build,
                                                       .prepare = prepare, .rate = rate};

@@ -20,6 +20,6 @@ static bool prepare(struct optimiser *o, float lr, struct error *err) {
     return true;
 }
 
-const struct optimiser_kind optimiser_kind_schedule_free = {.traits = {"schedule-free", "schedule-free AdamW", 1e-3f, false, true},
-                                                            .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8f, .n_states = 2,
-                                                            .start_as_data = 1, .build = build, .prepare = prepare, .judged = true};
+const struct optimiser_kind optimiser_kind_schedule_free = {
+    .traits = {"schedule-free", "schedule-free AdamW", 1e-3f, false, true}, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8f,
+    .n_states = 2, .start_as_data = 1, .build = build, .prepare = prepare, .judged = true};

@@ -26,7 +26,9 @@ static int row_of(const struct panel *p, float v) {
     return p->y + p->h - 1 - (int)lroundf(part * (float)(p->h - 1));
 }
 
-static int column_of(int step, int n) { return LEFT + (n > 1 ? (int)((int64_t)step * (WIDTH - LEFT - RIGHT - 1) / (n - 1)) : 0); }
+static int column_of(int step, int n) {
+    return LEFT + (n > 1 ? (int)((int64_t)step * (WIDTH - LEFT - RIGHT - 1) / (n - 1)) : 0);
+}
 
 /* Vertical strokes join one value to the next. */
 static void curve(const struct panel *p, const float *values, int stride, int n, uint32_t colour) {

@@ -33,17 +33,20 @@ static bool check_place(const struct trainer *t, struct error *err) {
     bool inside = data && !strncmp(dir, data, n) && (!dir[n] || dir[n] == '/');
     arena_destroy(&a);
     if (!inside) return true;
-    return error_set(err, "The class's pictures, '%s', would lie inside --data and be learnt as the subject; give --class-data another folder.",
-                     TEXT_SHOW(t->params.class_data));
+    return error_set(err, "The class's pictures, '%s', would lie inside --data and be learnt as the subject; give --class-data "
+                          "another folder.", TEXT_SHOW(t->params.class_data));
 }
 
-static const char *picture_path(struct arena *a, const char *dir, int i) { return arena_printf(a, "%s/class-%05d.png", dir, i); }
+static const char *picture_path(struct arena *a, const char *dir, int i) {
+    return arena_printf(a, "%s/class-%05d.png", dir, i);
+}
 
 /* What says in the file how it was drawn. */
 static const char *recipe_of(const struct trainer *t, struct arena *a, int i) {
     const struct train_params *p = &t->params;
-    struct recipe r = {.prompt = p->class_prompt, .negative = "", .steps = p->sample_steps, .w = t->plan.resolution, .h = t->plan.resolution,
-                       .has_cfg = true, .cfg = (double)p->sample_cfg, .has_seed = true, .seed = (uint64_t)i, .sampler = "DDIM",
+    struct recipe r = {.prompt = p->class_prompt, .negative = "", .steps = p->sample_steps, .w = t->plan.resolution,
+                       .h = t->plan.resolution, .has_cfg = true, .cfg = (double)p->sample_cfg, .has_seed = true,
+                       .seed = (uint64_t)i, .sampler = "DDIM",
                        .model = t->e->model->name, .version = "atelier 1"};
     char hash[65];
     train_model_hash(t->e->model, hash);
@@ -58,15 +61,16 @@ static bool check_drawn(const struct trainer *t, const struct dataset_sample *s,
     struct recipe r;
     size_t n;
     struct error ignored;
-    const char *text = path_has_ext(s->path, "png") && png_read_texts(a, s->path, &texts, &n, &ignored) ? png_text_find(texts, n, "parameters") : NULL;
+    bool read = path_has_ext(s->path, "png") && png_read_texts(a, s->path, &texts, &n, &ignored);
+    const char *text = read ? png_text_find(texts, n, "parameters") : NULL;
     const char *by = text && recipe_parse(a, text, &r, &ignored) ? recipe_extra(&r, "Class of") : NULL;
     bool prompt = !by || !strcmp(r.prompt, s->caption), model = !by || !strncmp(hash, by, strlen(by)), ok = prompt && model;
     if (!prompt)
-        error_set(err, "'%s' was drawn for the class \"%s\", not \"%s\"; give --class-data another folder, or remove the old pictures.",
-                  TEXT_SHOW(s->path), TEXT_SHOW(r.prompt), TEXT_SHOW(s->caption));
+        error_set(err, "'%s' was drawn for the class \"%s\", not \"%s\"; give --class-data another folder, or remove the old "
+                       "pictures.", TEXT_SHOW(s->path), TEXT_SHOW(r.prompt), TEXT_SHOW(s->caption));
     else if (!model)
-        error_set(err, "'%s' was drawn by another model (%s); give --class-data another folder, or remove the old pictures.", TEXT_SHOW(s->path),
-                  TEXT_SHOW(r.model ? r.model : "unnamed"));
+        error_set(err, "'%s' was drawn by another model (%s); give --class-data another folder, or remove the old pictures.",
+                  TEXT_SHOW(s->path), TEXT_SHOW(r.model ? r.model : "unnamed"));
     arena_destroy(&a);
     return ok;
 }
@@ -87,8 +91,9 @@ static struct dataset missing(struct trainer *t, size_t have) {
     for (int i = 0; d.n < n; i++) {
         const char *path = picture_path(t->arena, p->class_data, i);
         if (os_path_exists(path)) continue;
-        d.samples[d.n++] = (struct dataset_sample){.path = path, .caption = p->class_prompt, .folder = path_base(p->class_data), .repeats = 1,
-                                                   .caption_from = DATASET_CAPTION_DEFAULT, .w = t->plan.resolution, .h = t->plan.resolution};
+        d.samples[d.n++] = (struct dataset_sample){.path = path, .caption = p->class_prompt, .folder = path_base(p->class_data),
+                                                   .repeats = 1, .caption_from = DATASET_CAPTION_DEFAULT,
+                                                   .w = t->plan.resolution, .h = t->plan.resolution};
     }
     d.n_from[DATASET_CAPTION_DEFAULT] = n;
     return d;
@@ -98,8 +103,11 @@ bool train_prior_scan(struct trainer *t, struct dataset *out, struct error *err)
     struct train_params *p = &t->params;
     struct dataset have;
     if (!p->class_data) p->class_data = arena_printf(t->arena, "%s-class", path_stem(t->arena, p->out));
-    struct dataset_params dp = {.dir = p->class_data, .default_caption = p->class_prompt, .may_be_empty = p->class_prompt != NULL};
-    if (!check_place(t, err) || !dataset_scan(t->arena, &dp, &have, err) || !dataset_probe(&have, err) || !check_all(t, &have, err)) return false;
+    struct dataset_params dp = {.dir = p->class_data, .default_caption = p->class_prompt,
+                                .may_be_empty = p->class_prompt != NULL};
+    if (!check_place(t, err) || !dataset_scan(t->arena, &dp, &have, err) || !dataset_probe(&have, err) ||
+        !check_all(t, &have, err))
+        return false;
     t->class_drawn = missing(t, have.n);
     *out = dataset_join(t->arena, &have, &t->class_drawn);
     t->plan.n_class = out->n, t->plan.n_class_missing = t->class_drawn.n, t->plan.class_data = p->class_data;
@@ -133,7 +141,8 @@ static bool draw_some(struct trainer *t, struct generator *g, size_t first, int 
 bool train_prior_draw(struct trainer *t, struct error *err) {
     const struct train_params *p = &t->params;
     size_t n = t->class_drawn.n, done = 0;
-    struct generate_params gp = {.w = t->plan.resolution, .h = t->plan.resolution, .steps = p->sample_steps, .cfg = p->sample_cfg};
+    struct generate_params gp = {.w = t->plan.resolution, .h = t->plan.resolution, .steps = p->sample_steps,
+                                 .cfg = p->sample_cfg};
     if (!n) return true;
     if (!os_dir_make(p->class_data, err)) return false;
     int batch = gp.batch = generate_batch_fit(t->e, &gp, MOST_AT_ONCE);
@@ -144,7 +153,8 @@ bool train_prior_draw(struct trainer *t, struct error *err) {
         int now = n - done < (size_t)batch ? (int)(n - done) : batch;
         ok = draw_some(t, g, done, now, err);
         if (os_interrupted()) {
-            error_set(err, "Stopped with %zu of the class's %zu pictures to draw; the same command goes on with them.", n - done, n);
+            error_set(err, "Stopped with %zu of the class's %zu pictures to draw; the same command goes on with them.",
+                      n - done, n);
             ok = false;
         }
         if (!ok) break;

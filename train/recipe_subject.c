@@ -4,14 +4,16 @@
 #include "train/recipe.h"
 
 static const struct recipe_default defaults[] = {
-    {"steps", "1000"}, {"batch", "1"}, {"rank", "16"}, {"targets", "attn-mlp"}, {"lr", "0.0001"}, {"lr-schedule", "constant"}, {0},
+    {"steps", "1000"}, {"batch", "1"}, {"rank", "16"}, {"targets", "attn-mlp"}, {"lr", "0.0001"}, {"lr-schedule", "constant"},
+    {0},
 };
 
 static bool prepare(struct train_params *p, const struct model *m, struct error *e) {
     (void)m;
     if (p->class_prompt || p->class_data || !(p->prior_weight > 0)) return true;
-    return error_set(e, "--recipe subject needs --class-prompt, what the subject is one of: \"dog, flat\" for \"sks dog, flat\"; "
-                        "--prior-weight 0 does without, and the class turns into the subject.");
+    return error_set(e, "--recipe subject needs --class-prompt, what the subject is one of: \"dog, flat\" for \"sks dog, "
+                        "flat\"; --prior-weight 0 does without, and the class turns into the subject.");
 }
 
-const struct recipe recipe_subject = {"subject", "one subject from a few pictures, beside its class (DreamBooth)", defaults, prepare};
+const struct recipe recipe_subject = {"subject", "one subject from a few pictures, beside its class (DreamBooth)", defaults,
+                                      prepare};

@@ -7,8 +7,8 @@
 
 static const double PI = 3.14159265358979323846;
 
-static const char *const names[TRAIN_SCHEDULES] = {"constant", "cosine", "linear", "cosine_with_restarts", "polynomial", "inverse_sqrt",
-                                                   "cosine_with_min_lr", "warmup_stable_decay"};
+static const char *const names[TRAIN_SCHEDULES] = {"constant", "cosine", "linear", "cosine_with_restarts", "polynomial",
+                                                   "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay"};
 
 bool train_schedule_parse(const char *text, enum train_schedule *out, struct error *err) {
     struct arena *a = arena_create(NULL);
@@ -33,11 +33,13 @@ bool train_schedule_check(const struct train_schedule_params *p, struct error *e
     } rows[] = {{p->cycles, p->kind == TRAIN_COSINE_RESTARTS, "--lr-cycles", "cosine_with_restarts"},
                 {p->power != 0, p->kind == TRAIN_POLYNOMIAL, "--lr-power", "polynomial"},
                 {p->end != 0, p->kind == TRAIN_POLYNOMIAL, "--lr-end", "polynomial"},
-                {p->least != 0, p->kind == TRAIN_COSINE_MIN || p->kind == TRAIN_STABLE_DECAY, "--lr-min", "cosine_with_min_lr or warmup_stable_decay"},
+                {p->least != 0, p->kind == TRAIN_COSINE_MIN || p->kind == TRAIN_STABLE_DECAY, "--lr-min",
+                 "cosine_with_min_lr or warmup_stable_decay"},
                 {p->timescale != 0, p->kind == TRAIN_INVERSE_SQRT, "--lr-timescale", "inverse_sqrt"},
                 {p->decay != 0, p->kind == TRAIN_STABLE_DECAY, "--lr-decay", "warmup_stable_decay"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (rows[i].given && !rows[i].fits) return error_set(err, "%s belongs to --lr-schedule %s.", rows[i].option, rows[i].of);
+        if (rows[i].given && !rows[i].fits)
+            return error_set(err, "%s belongs to --lr-schedule %s.", rows[i].option, rows[i].of);
     if (!(p->warmup >= 0) || p->cycles < 0 || !(p->power >= 0) || !(p->end >= 0) || !(p->least >= 0 && p->least <= 1) ||
         !(p->timescale >= 0) || !(p->decay >= 0))
         return error_set(err, "The numbers of the learning rate's course must not be negative, and --lr-min not above 1.");
@@ -63,7 +65,8 @@ static double after_warmup(const struct train_schedule_params *p, int k, int war
     case TRAIN_LINEAR: return 1 - q;
     case TRAIN_COSINE: return wave;
     case TRAIN_COSINE_RESTARTS: return q >= 1 ? 0 : 0.5 * (1 + cos(PI * fmod((p->cycles ? p->cycles : 1) * q, 1)));
-    case TRAIN_POLYNOMIAL: return lr > end ? ((lr - end) * pow(fmax(0, 1 - q), p->power > 0 ? (double)p->power : 1) + end) / lr : 1;
+    case TRAIN_POLYNOMIAL:
+        return lr > end ? ((lr - end) * pow(fmax(0, 1 - q), p->power > 0 ? (double)p->power : 1) + end) / lr : 1;
     case TRAIN_INVERSE_SQRT:
         timescale = p->timescale > 0 ? (double)p->timescale : warmup ? warmup : 10000;
         return 1 / sqrt((k + timescale - warmup) / timescale);

@@ -52,7 +52,8 @@ static void add_noise(struct list *l, const struct train_params *p) {
 }
 
 static void add_schedule(struct list *l, const struct train_schedule_params *s) {
-    if (s->kind == TRAIN_COSINE_RESTARTS) add(l, "ss_lr_scheduler_num_cycles", arena_printf(l->a, "%d", s->cycles ? s->cycles : 1));
+    if (s->kind == TRAIN_COSINE_RESTARTS)
+        add(l, "ss_lr_scheduler_num_cycles", arena_printf(l->a, "%d", s->cycles ? s->cycles : 1));
     if (s->kind == TRAIN_POLYNOMIAL) {
         real(l, "ss_lr_scheduler_power", s->power > 0 ? tidy(s->power) : 1);
         real(l, "ss_lr_scheduler_end", s->end > 0 ? tidy(s->end) : 1e-7);
@@ -64,10 +65,11 @@ static void add_schedule(struct list *l, const struct train_schedule_params *s) 
 
 static void add_optimiser(struct list *l, const struct train_params *p) {
     const struct optimiser_params *o = &p->optimiser;
-    add(l, "ss_optimizer_args", arena_printf(l->a, "weight_decay=%.7g max_grad_norm=%.7g d_coef=%.7g growth_rate=%.7g use_bias_correction=%d "
-                                             "safeguard_warmup=%d relative_step=%d scale_parameter=%d", (double)o->weight_decay,
-                                             (double)o->max_grad_norm, (double)o->d_coef, (double)o->growth, o->bias_correction, o->safeguard,
-                                             o->relative_step, o->scale_by_param));
+    add(l, "ss_optimizer_args", arena_printf(l->a, "weight_decay=%.7g max_grad_norm=%.7g d_coef=%.7g growth_rate=%.7g "
+                                                   "use_bias_correction=%d safeguard_warmup=%d relative_step=%d "
+                                                   "scale_parameter=%d", (double)o->weight_decay,
+                                             (double)o->max_grad_norm, (double)o->d_coef, (double)o->growth, o->bias_correction,
+                                             o->safeguard, o->relative_step, o->scale_by_param));
     add(l, "ss_optimizer_type", optimiser_find(o->name)->name);
     real(l, "ss_loraplus_lr_ratio", tidy(p->lora_plus));
     real(l, "ss_text_encoder_lr_own", tidy(p->text_lr));
@@ -79,7 +81,8 @@ static void add_words(struct list *l, const struct train_params *p) {
     const char *all = "None";
     for (int i = 0; i < p->n_words; i++) {
         const struct train_word *w = &p->words[i];
-        all = arena_printf(l->a, "%s%s%s%s x%d", i ? all : "", i ? ", " : "", w->name, w->init ? arena_printf(l->a, "=%s", w->init) : "", w->n);
+        all = arena_printf(l->a, "%s%s%s%s x%d", i ? all : "", i ? ", " : "", w->name,
+                           w->init ? arena_printf(l->a, "=%s", w->init) : "", w->n);
     }
     add(l, "ss_new_tokens", all);
     real(l, "ss_new_token_lr", tidy(p->word_lr));

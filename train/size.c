@@ -42,7 +42,8 @@ static bool place_all(struct trainer *t, struct error *err) {
         struct train_place *place = &t->places[i];
         place->cut = p->on ? bucket_choose(p, list, n, s->w, s->h) : square(s, t->plan.resolution);
         place->bucket = bucket_of_size(t, place->cut.bucket);
-        if (place->bucket < 0) return error_set(err, "The pictures have more than %d sizes; leave --bucket-no-upscale away.", BUCKET_MAX);
+        if (place->bucket < 0)
+            return error_set(err, "The pictures have more than %d sizes; leave --bucket-no-upscale away.", BUCKET_MAX);
         struct train_bucket *b = &t->buckets[place->bucket];
         place->latent = at;
         at += versions * (size_t)(b->lw * b->lh);
@@ -65,7 +66,8 @@ bool train_buckets_plan(struct trainer *t, struct error *err) {
     train_bucket_enter(t, t->largest);
     if (!t->params.buckets.on) return true;
     struct train_plan_bucket *plan = arena_alloc_n(t->arena, (size_t)t->n_buckets, sizeof *plan);
-    for (int i = 0; i < t->n_buckets; i++) plan[i] = (struct train_plan_bucket){t->buckets[i].size.w, t->buckets[i].size.h, t->buckets[i].n_pictures};
+    for (int i = 0; i < t->n_buckets; i++)
+        plan[i] = (struct train_plan_bucket){t->buckets[i].size.w, t->buckets[i].size.h, t->buckets[i].n_pictures};
     t->plan.buckets = plan, t->plan.n_buckets = t->n_buckets;
     return true;
 }

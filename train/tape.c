@@ -23,7 +23,8 @@ static bool read_zero(const void *ctx, float *dw, float *db, struct error *e) {
     return true;
 }
 
-static bool add_layer(struct trainer *t, struct lora_stack *stack, int model, const struct nn_target *target, int rank, struct error *err) {
+static bool add_layer(struct trainer *t, struct lora_stack *stack, int model, const struct nn_target *target, int rank,
+                      struct error *err) {
     float alpha = t->alpha_is_rank ? (float)rank : t->params.alpha;
     struct lora_dense dense = {.weight = true, .read = read_zero, .ctx = target};
     if (t->params.kind == TRAIN_FULL) return lora_stack_add_dense(stack, 0, model, target->path, &dense, err);
@@ -31,8 +32,8 @@ static bool add_layer(struct trainer *t, struct lora_stack *stack, int model, co
     return lora_stack_add_new(stack, 0, model, target->path, rank, alpha, &t->rng, err);
 }
 
-static int add_layers(struct trainer *t, struct lora_stack *stack, int model, enum lora_part part, const struct lora_model *layers,
-                      struct error *err) {
+static int add_layers(struct trainer *t, struct lora_stack *stack, int model, enum lora_part part,
+                      const struct lora_model *layers, struct error *err) {
     const struct nn_target_list *targets = layers->targets[part];
     struct unet_ldm l;
     int n = 0;
@@ -162,7 +163,8 @@ static bool build_average(struct trainer *t, struct error *err) {
     o->ema_g = graph_create(t->arena, TENSOR_F32);
     o->ema_hyper = graph_io(o->ema_g, "keep", (struct shape){1, 1, 1, 1});
     for (int i = 0; i < set->n_chunks; i++)
-        append(o->ema_g, OP_EMA, (int[]){graph_flat(o->ema_g, set, SET_EMA, i), graph_flat(o->ema_g, set, SET_DATA, i), o->ema_hyper}, 3);
+        append(o->ema_g, OP_EMA,
+               (int[]){graph_flat(o->ema_g, set, SET_EMA, i), graph_flat(o->ema_g, set, SET_DATA, i), o->ema_hyper}, 3);
     return graph_ok(o->ema_g, err);
 }
 
@@ -187,8 +189,8 @@ static bool build_sum(struct trainer *t, struct error *err) {
     o->sum_g = graph_create(t->arena, TENSOR_F32);
     o->sum_hyper = graph_io(o->sum_g, "keep", (struct shape){1, 1, 1, 1});
     for (int i = 0; i < set->n_chunks; i++)
-        append(o->sum_g, OP_ACCUMULATE, (int[]){graph_flat(o->sum_g, set, SET_GRAD_SUM, i), graph_flat(o->sum_g, set, SET_GRAD, i),
-                                                o->sum_hyper}, 3);
+        append(o->sum_g, OP_ACCUMULATE,
+               (int[]){graph_flat(o->sum_g, set, SET_GRAD_SUM, i), graph_flat(o->sum_g, set, SET_GRAD, i), o->sum_hyper}, 3);
     return graph_ok(o->sum_g, err);
 }
 
@@ -213,14 +215,15 @@ static bool build_optimiser(struct trainer *t, struct error *err) {
         float rate = t->params.word_lr ? t->params.word_lr / t->params.lr : 1;
         slots[o->slot] = (struct optimiser_slot){rate, o->shape.w, o->shape.w, o->shape.c};
     }
-    struct optimiser_setup setup = {.set = stack->set, .grad_bank = train_batches_per_step(t) > 1 ? SET_GRAD_SUM : SET_GRAD, .slots = slots,
-                                    .loss_scale = t->loss_scale};
+    struct optimiser_setup setup = {.set = stack->set, .grad_bank = train_batches_per_step(t) > 1 ? SET_GRAD_SUM : SET_GRAD,
+                                    .slots = slots, .loss_scale = t->loss_scale};
     t->optimiser = optimiser_create(t->arena, &t->params.optimiser, &setup, err);
     return t->optimiser != NULL;
 }
 
 static struct gpu_program_params step_params(struct trainer *t) {
-    static const char plain[] = "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.";
+    static const char plain[] =
+        "Lower --batch or --resolution, set --checkpointing on, take --weights nf4, or allow more with --memory.";
     static const char remat[] = "Lower --batch or --resolution, take --weights nf4, or allow more with --memory.";
     return engine_program_params(t->e, "The training step", t->tape->remat ? remat : plain);
 }
@@ -271,11 +274,13 @@ bool train_tapes_build(struct trainer *t, struct error *err) {
     struct train_plan *p = &t->plan;
     const struct memory_choice *c = &t->memory;
     p->remat = remat;
-    if (!memory_choose(t->e, t->tape->g, ENGINE_UNET, left + p->unet_bytes, "The training step", step_params(t).memory_hint, &t->memory, err))
+    if (!memory_choose(t->e, t->tape->g, ENGINE_UNET, left + p->unet_bytes, "The training step", step_params(t).memory_hint,
+                       &t->memory, err))
         return false;
     p->unet_bytes = c->weight_bytes, p->away_bytes = c->away_bytes, p->ring_bytes = c->ring_bytes;
     p->activation_bytes = c->activation_bytes, p->io_bytes = c->io_bytes, p->prepared_bytes = c->prepared_bytes;
-    p->peak_bytes = resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes + p->teacher_bytes;
+    p->peak_bytes =
+        resident_bytes(t) + p->ring_bytes + p->activation_bytes + p->io_bytes + p->prepared_bytes + p->teacher_bytes;
     if (!p->teacher_bytes) return true;
     int64_t more = c->streamed ? p->ring_bytes : t->distill.prepared_bytes;
     if (c->streamed || p->peak_bytes + more <= p->device_bytes) p->teacher_bytes += more, p->peak_bytes += more;

@@ -11,10 +11,11 @@
 #include "train/trainer_priv.h"
 
 struct train_params train_params_default(void) {
-    return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1, .optimiser = {.weight_decay = 1e-2f, .max_grad_norm = 1},
-                                 .schedule = {.kind = TRAIN_COSINE}, .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
-                                 .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .class_count = 100, .prior_weight = 1,
-                                 .sample_steps = 20, .sample_cfg = 4, .half = true};
+    return (struct train_params){.steps = 400, .rank = 16, .batch = 4, .accumulate = 1,
+                                 .optimiser = {.weight_decay = 1e-2f, .max_grad_norm = 1}, .schedule = {.kind = TRAIN_COSINE},
+                                 .targets = LORA_SELECT_ATTN_MLP, .weighting = TARGET_WEIGHT_NONE,
+                                 .snr_gamma = 5, .noise = {.pyramid_discount = 0.3f}, .seed = 1, .class_count = 100,
+                                 .prior_weight = 1, .sample_steps = 20, .sample_cfg = 4, .half = true};
 }
 
 static bool check_params(const struct train_params *p, struct error *err) {
@@ -23,7 +24,8 @@ static bool check_params(const struct train_params *p, struct error *err) {
     const struct optimiser_traits *o = optimiser_find(p->optimiser.name);
     if (!optimiser_params_check(&p->optimiser, err)) return false;
     if (o->one_rate && (p->lora_plus || p->text_lr || p->word_lr))
-        return error_set(err, "%s finds one rate for all parameters: --lora-plus, --text-lr and --token-lr do not go with it.", o->title);
+        return error_set(err, "%s finds one rate for all parameters: --lora-plus, --text-lr and --token-lr do not go with it.",
+                         o->title);
     if (o->constant_schedule && p->schedule.kind != TRAIN_CONSTANT)
         return error_set(err, "%s does without a schedule: give --lr-schedule constant.", o->title);
     if (o->constant_schedule && p->ema > 0) return error_set(err, "%s averages by itself: leave --ema away.", o->title);
@@ -31,16 +33,18 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (p->text_lr && !p->train_text_encoder) return error_set(err, "--text-lr needs --train-text-encoder.");
     if (!(p->word_lr >= 0)) return error_set(err, "--token-lr must not be negative.");
     if (p->word_lr && !p->n_words) return error_set(err, "--token-lr is the rate of new words: name them with --token.");
-    bool factors = p->lora_plus > 0 || p->max_weight_norm > 0 || p->rslora || p->block_ranks || p->dropout.network > 0 || p->dropout.rank > 0 ||
-                   p->dropout.module > 0;
+    bool factors = p->lora_plus > 0 || p->max_weight_norm > 0 || p->rslora || p->block_ranks || p->dropout.network > 0 ||
+                   p->dropout.rank > 0 || p->dropout.module > 0;
     if (p->kind != TRAIN_LORA && factors)
-        return error_set(err, "--lora-plus, --rslora, --block-rank, --scale-weight-norms and the LoRA's dropouts need --kind lora.");
+        return error_set(err,
+                         "--lora-plus, --rslora, --block-rank, --scale-weight-norms and the LoRA's dropouts need --kind lora.");
     if (p->kind == TRAIN_NONE && !p->n_words)
         return error_set(err, "--kind none learns new words and nothing else: name one with --token.");
     if (p->targets == LORA_SELECT_CROSS_KV && p->train_text_encoder)
         return error_set(err, "--targets cross-kv names no layer of a text encoder: leave --train-text-encoder away.");
     if (p->kind == TRAIN_NONE && p->train_text_encoder)
-        return error_set(err, "--kind none leaves the text encoder as it is: without --train-text-encoder, or with --kind lora.");
+        return error_set(err,
+                         "--kind none leaves the text encoder as it is: without --train-text-encoder, or with --kind lora.");
     if (!(p->lr >= 0)) return error_set(err, "The learning rate must not be negative.");
     if (!train_schedule_check(&p->schedule, err)) return false;
     if (train_schedule_warmup(&p->schedule, p->steps) > p->steps)
@@ -49,14 +53,17 @@ static bool check_params(const struct train_params *p, struct error *err) {
     if (!(d->network >= 0 && d->network < 1 && d->rank >= 0 && d->rank < 1 && d->module >= 0 && d->module < 1))
         return error_set(err, "Dropout rates must lie from 0 to below 1: at 1 nothing would be learned.");
     if (!(p->caption_dropout >= 0 && p->caption_dropout <= 1)) return error_set(err, "--caption-dropout must lie from 0 to 1.");
-    if (!(p->prior_weight >= 0 && p->prior_weight <= 1e6f)) return error_set(err, "--prior-weight must lie from 0 to 1000000; 1 is usual.");
+    if (!(p->prior_weight >= 0 && p->prior_weight <= 1e6f))
+        return error_set(err, "--prior-weight must lie from 0 to 1000000; 1 is usual.");
     if (train_prior_on(p) && p->class_prompt && (p->class_count < 1 || p->class_count > 100000))
         return error_set(err, "--class-count must lie from 1 to 100000; 100 is usual.");
     if (!(p->max_weight_norm >= 0)) return error_set(err, "--scale-weight-norms must not be negative; 1 is usual.");
     if (p->max_weight_norm > 0 && o->constant_schedule)
         return error_set(err, "--scale-weight-norms does not go with %s, which saves other weights than it trains.", o->title);
-    if (!(p->ema >= 0 && p->ema < 1)) return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
-    if (!noise_params_check(&p->noise, err) || !loss_params_check(&p->loss, err) || !caption_params_check(&p->captions, err)) return false;
+    if (!(p->ema >= 0 && p->ema < 1))
+        return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
+    if (!noise_params_check(&p->noise, err) || !loss_params_check(&p->loss, err) || !caption_params_check(&p->captions, err))
+        return false;
     if (p->sample_every && !p->n_sample_prompts)
         return error_set(err, "--sample-every needs at least one --sample-prompt.");
     return true;
@@ -65,15 +72,16 @@ static bool check_params(const struct train_params *p, struct error *err) {
 static bool check_times(const struct trainer *t, struct error *err) {
     int first = t->params.min_timestep, end = t->params.max_timestep, n = t->schedule->n_train;
     if (first >= 0 && end <= n && first < (end ? end : n)) return true;
-    return error_set(err, "--min-timestep %d and --max-timestep %d leave no times: this model has 0 to %d, and the first must be below the second.",
-                     first, end ? end : n, n - 1);
+    return error_set(err, "--min-timestep %d and --max-timestep %d leave no times: this model has 0 to %d, and the first must "
+                          "be below the second.", first, end ? end : n, n - 1);
 }
 
 static bool choose_size(struct trainer *t, struct error *err) {
     const struct model *m = t->e->model;
     int f = vae_config_factor(&m->vae);
     int size = t->params.resolution ? t->params.resolution : (m->unet.sample_w ? m->unet.sample_w * f : 512);
-    if (size % f || size < f) return error_set(err, "--resolution %d is not a multiple of %d, which this model's VAE needs.", size, f);
+    if (size % f || size < f)
+        return error_set(err, "--resolution %d is not a multiple of %d, which this model's VAE needs.", size, f);
     t->plan.resolution = size;
     t->channels = m->vae.latent_channels;
     t->tokens = model_window(m);
@@ -92,7 +100,9 @@ static void choose_loss_scale(struct trainer *t) {
 static bool scan(struct trainer *t, struct error *err) {
     struct dataset_params dp = {t->params.data, t->params.instance_prompt, t->params.caption};
     struct dataset *own = &t->feeds[TRAIN_OWN].data, *class = &t->feeds[TRAIN_CLASS].data;
-    if (!dataset_scan(t->arena, &dp, own, err) || !dataset_probe(own, err) || (t->n_feeds > 1 && !train_prior_scan(t, class, err))) return false;
+    if (!dataset_scan(t->arena, &dp, own, err) || !dataset_probe(own, err) ||
+        (t->n_feeds > 1 && !train_prior_scan(t, class, err)))
+        return false;
     t->data = dataset_join(t->arena, own, class);
     own->samples = t->data.samples, class->samples = t->data.samples + own->n;
     t->feeds[TRAIN_CLASS].first = own->n;
@@ -119,7 +129,9 @@ static void allocate(struct trainer *t) {
 }
 
 static bool open_log(struct trainer *t, struct error *err) {
-    if (t->params.tensorboard && !(t->events = tfevents_open(t->params.tensorboard, os_wall_seconds(), t->step ? t->step + 1 : 0, err))) return false;
+    if (t->params.tensorboard &&
+        !(t->events = tfevents_open(t->params.tensorboard, os_wall_seconds(), t->step ? t->step + 1 : 0, err)))
+        return false;
     if (!t->params.log) return true;
     if (t->params.resume && !jsonl_cut_after(t->params.log, "step", t->step, err)) return false;
     t->log = jsonl_open(t->params.log, !t->params.resume, err);
@@ -175,8 +187,8 @@ fail:
 static bool open_run(struct trainer *t, struct error *err) {
     allocate(t);
     for (int i = 0; t->params.data && i < t->n_feeds; i++) train_epoch_shuffle(t, &t->feeds[i]);
-    return (!t->params.data || train_cache_build(t, err)) && train_tapes_open(t, err) && (!t->params.resume || train_state_load(t, err)) &&
-           train_distill_open(t, err) && open_log(t, err);
+    return (!t->params.data || train_cache_build(t, err)) && train_tapes_open(t, err) &&
+           (!t->params.resume || train_state_load(t, err)) && train_distill_open(t, err) && open_log(t, err);
 }
 
 struct trainer *trainer_create(struct engine *e, const struct train_params *p, bool plan_only, struct error *err) {

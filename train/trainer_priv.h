@@ -154,7 +154,7 @@ void train_distill_draw(struct trainer *t); /* the batch's guidance */
 bool train_distill_place(struct trainer *t, struct error *err);
 /* prior.c: the class's pictures. */
 bool train_prior_on(const struct train_params *p);
-/* Those in the class's folder, and behind them those that are still to be drawn; settles params.class_data. Memory from the trainer. */
+/* Those in the class's folder, and behind them those still to be drawn; settles params.class_data; from the trainer. */
 bool train_prior_scan(struct trainer *t, struct dataset *out, struct error *err);
 /* Draws what is missing, with the model as it is. */
 bool train_prior_draw(struct trainer *t, struct error *err);

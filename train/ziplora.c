@@ -80,14 +80,16 @@ int ziplora_layers(const struct ziplora *z) { return z->n_layers; }
 /* ---- The tape ---- */
 
 /* Every LoRA by its own hook, on inputs times its columns. */
-static int attach(struct hook *h, struct graph *g, const char *path, int x, int base, struct shape weight, const struct conv_params *conv) {
+static int attach(struct hook *h, struct graph *g, const char *path, int x, int base, struct shape weight,
+                  const struct conv_params *conv) {
     const struct layer *l = find_layer(h->z, path);
     for (int i = 0; i < h->z->params.n && base >= 0; i++) {
         struct nn_hook *own = &h->bindings[i].hook;
         int own_x = x;
         if (l && l->slots[i] >= 0) own_x = graph_mul(g, x, graph_slot(g, h->z->set, SET_DATA, l->slots[i]), BCAST_ALL);
         if (own_x < 0) return -1;
-        base = conv ? own->conv(own->ctx, g, path, own_x, base, weight, conv) : own->linear(own->ctx, g, path, own_x, base, weight);
+        base = conv ? own->conv(own->ctx, g, path, own_x, base, weight, conv)
+                    : own->linear(own->ctx, g, path, own_x, base, weight);
     }
     return base;
 }
@@ -96,7 +98,8 @@ static int attach_linear(void *ctx, struct graph *g, const char *path, int x, in
     return attach(ctx, g, path, x, base, weight, NULL);
 }
 
-static int attach_conv(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight, const struct conv_params *conv) {
+static int attach_conv(void *ctx, struct graph *g, const char *path, int x, int base, struct shape weight,
+                       const struct conv_params *conv) {
     return attach(ctx, g, path, x, base, weight, conv);
 }
 
@@ -228,7 +231,9 @@ bool ziplora_open(struct ziplora *z, struct error *err) {
     if (!memory_load(e, ENGINE_UNET, &z->memory, err)) return false;
     z->pinned = true;
     memory_pin(e, ENGINE_UNET);
-    if (!(z->data = gpu_set_create(e->dev, z->set, SET_DATA, err)) || !(z->grad = gpu_set_create(e->dev, z->set, SET_GRAD, err))) return false;
+    if (!(z->data = gpu_set_create(e->dev, z->set, SET_DATA, err)) ||
+        !(z->grad = gpu_set_create(e->dev, z->set, SET_GRAD, err)))
+        return false;
     struct gpu_binding *b = arena_alloc_n(z->arena, (size_t)p->n + 3, sizeof *b);
     int n = 0;
     b[n++] = (struct gpu_binding){e->model->unet_params->set, SET_DATA, e->parts[ENGINE_UNET]};
@@ -257,7 +262,8 @@ static double overlap(struct ziplora *z) {
         for (int i = 0; i < z->params.n; i++)
             for (int k = 0; k < z->params.n; k++) {
                 if (i == k || layer->slots[i] < 0 || layer->slots[k] < 0) continue;
-                const float *own = numbers_of(z, z->values, layer->slots[i]), *other = numbers_of(z, z->values, layer->slots[k]);
+                const float *own = numbers_of(z, z->values, layer->slots[i]),
+                            *other = numbers_of(z, z->values, layer->slots[k]);
                 float *grad = numbers_of(z, z->grads, layer->slots[i]), factor = (float)(share * z->loss_scale);
                 for (int c = 0; c < in; c++) {
                     float sign = own[c] > 0 ? 1 : own[c] < 0 ? -1 : 0;
