@@ -1,5 +1,5 @@
-/* Pictures drawn at once, each with its own LoRA, prompt, seed and init image, beside the same pictures drawn alone with that LoRA only: the
- * same bytes on these models, whose kernels do not depend on the batch's size. */
+/* Pictures drawn at once, each with its own LoRA, prompt, seed and init image, beside the same pictures drawn alone with that
+ * LoRA only: the same bytes on these models, whose kernels do not depend on the batch's size. */
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
@@ -27,14 +27,16 @@ struct page {
 
 static struct generator *generator(struct page *p, const struct adapter *ad, enum prompt_style style) {
     struct error e;
-    struct generate_params gp = {.w = p->w, .h = p->h, .steps = 6, .cfg = 5, .sampler = "euler-a", .adapter = ad, .prompt_style = style};
+    struct generate_params gp = {.w = p->w, .h = p->h, .steps = 6, .cfg = 5, .sampler = "euler-a", .adapter = ad,
+                                 .prompt_style = style};
     struct generator *g = generator_create(p->e, &gp, &e);
     if (!g) fail_msg("%s", e.text);
     return g;
 }
 
 static struct generate_picture picture(const struct wish *w, const float *strength, const struct init_image *init) {
-    return (struct generate_picture){.prompt = w->prompt, .negative = w->negative, .seed = w->seed, .strength = strength, .init = init};
+    return (struct generate_picture){.prompt = w->prompt, .negative = w->negative, .seed = w->seed, .strength = strength,
+                                     .init = init};
 }
 
 /* Alone, in a session that knows no other LoRA. */
@@ -105,7 +107,8 @@ static void test_own_loras(void **state) {
 static void test_lengths(void **state) {
     const char *paths[] = {"mini-sd1.lora.safetensors", "mini-sd1.lora-2.safetensors"};
     struct page p = page_open("mini-sd1", session_default(), paths, 2);
-    const struct wish wishes[] = {{"a fox", NULL, 0, 1, 1}, {"a fox BREAK in snow", NULL, 1, 0.5f, 2}, {"cups BREAK on (a table:1.3)", NULL, -1, 0, 3}};
+    const struct wish wishes[] = {{"a fox", NULL, 0, 1, 1}, {"a fox BREAK in snow", NULL, 1, 0.5f, 2},
+                                  {"cups BREAK on (a table:1.3)", NULL, -1, 0, 3}};
     check(&p, wishes, 3, NULL, PROMPT_A1111);
     page_close(&p);
 }

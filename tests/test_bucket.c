@@ -13,8 +13,9 @@ static int list_of(int resolution, int min, int max, int step, struct bucket_siz
 }
 
 static void test_lists(void **state) {
-    static const struct bucket_size want[] = {{256, 832}, {256, 896}, {256, 960}, {256, 1024}, {320, 704}, {320, 768}, {384, 640}, {448, 576}, {512, 512},
-                                              {576, 448}, {640, 384}, {704, 320}, {768, 320}, {832, 256}, {896, 256}, {960, 256}, {1024, 256}};
+    static const struct bucket_size want[] = {{256, 832}, {256, 896}, {256, 960}, {256, 1024}, {320, 704}, {320, 768},
+                                              {384, 640}, {448, 576}, {512, 512}, {576, 448},  {640, 384}, {704, 320},
+                                              {768, 320}, {832, 256}, {896, 256}, {960, 256},  {1024, 256}};
     struct bucket_size list[BUCKET_MAX];
     assert_int_equal(list_of(512, 256, 1024, 64, list), 17);
     assert_memory_equal(list, want, sizeof want);
@@ -25,8 +26,8 @@ static void test_lists(void **state) {
 
 static void expect(const struct bucket_choice *c, int bw, int bh, int w, int h, int left, int top) {
     if (c->bucket.w != bw || c->bucket.h != bh || c->w != w || c->h != h || c->left != left || c->top != top)
-        fail_msg("%dx%d from %dx%d at %d,%d, not %dx%d from %dx%d at %d,%d", c->bucket.w, c->bucket.h, c->w, c->h, c->left, c->top, bw, bh, w, h,
-                 left, top);
+        fail_msg("%dx%d from %dx%d at %d,%d, not %dx%d from %dx%d at %d,%d", c->bucket.w, c->bucket.h, c->w, c->h, c->left,
+                 c->top, bw, bh, w, h, left, top);
 }
 
 static void test_choices(void **state) {
@@ -96,7 +97,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lists), cmocka_unit_test(test_choices), cmocka_unit_test(test_no_upscale),
-                                       cmocka_unit_test(test_epoch), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lists), cmocka_unit_test(test_choices),
+                                       cmocka_unit_test(test_no_upscale), cmocka_unit_test(test_epoch),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

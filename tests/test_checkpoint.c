@@ -72,7 +72,8 @@ static void same_model(const struct model *x, const struct model *y) {
     assert_int_equal(x->n_texts, y->n_texts);
     for (int i = 0; i < x->n_texts; i++) {
         const struct clip_config *a = &x->texts[i].cfg, *b = &y->texts[i].cfg;
-        assert_true(a->quick_gelu == b->quick_gelu && a->heads == b->heads && a->layers == b->layers && a->projection == b->projection);
+        assert_true(a->quick_gelu == b->quick_gelu && a->heads == b->heads && a->layers == b->layers &&
+                    a->projection == b->projection);
         assert_int_equal(a->bos_id, b->bos_id);
         assert_int_equal(a->eos_id, b->eos_id);
         same_params("text encoder", x->texts[i].params, y->texts[i].params);
@@ -127,7 +128,8 @@ static void torch_files_are_the_folder(void **state) {
 /* Copies the folder's small files, and hands its weights to `write`. */
 static const char *copy_folder(struct arena *a, const char *name, const char *target,
                                void (*write)(struct arena *a, const struct st_file *f, const char *folder, const char *stem)) {
-    static const char *const parts[] = {"unet", "vae", "text_encoder"}, *const stems[] = {"diffusion_pytorch_model", "diffusion_pytorch_model", "model"};
+    static const char *const parts[] = {"unet", "vae", "text_encoder"},
+                      *const stems[] = {"diffusion_pytorch_model", "diffusion_pytorch_model", "model"};
     static const char *const small[] = {"model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
                                         "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
                                         "tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"};
@@ -202,7 +204,8 @@ static void shards_and_variants_are_the_folder(void **state) {
     model_close(&other);
     other = must_open(both, NULL, NULL);
     float first;
-    st_read_f32(&(struct st_tensor){.name = "", .dtype = ST_F16, .data = other->unet_params->tensors[0]->data}, &first, 1, NULL);
+    st_read_f32(&(struct st_tensor){.name = "", .dtype = ST_F16, .data = other->unet_params->tensors[0]->data}, &first, 1,
+                NULL);
     assert_float_equal(first, 0, 0);
     model_close(&other);
     model_close(&folder);
@@ -220,7 +223,8 @@ static void vaes_apart(void **state) {
     struct model_files files = small_words(a, "file-xl");
     must_fail(without, &files, "no VAE", "--vae");
     const char *folder = golden_path(a, "file-xl");
-    const char *const vaes[] = {arena_printf(a, "%s/vae/diffusion_pytorch_model.safetensors", folder), arena_printf(a, "%s/vae", folder), folder};
+    const char *const vaes[] = {arena_printf(a, "%s/vae/diffusion_pytorch_model.safetensors", folder),
+                                arena_printf(a, "%s/vae", folder), folder};
     struct model *whole = must_open(folder, NULL, NULL);
     for (int i = 0; i < 3; i++) {
         files.vae = vaes[i];
@@ -308,7 +312,8 @@ static void every_lack_is_told(void **state) {
 }
 
 static void other_files_are_named(void **state) {
-    static const char *const cases[][2] = {{"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"},
+    static const char *const cases[][2] = {{"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+                                            "Stable Diffusion 3"},
                                            {"double_blocks.0.img_attn.qkv.weight", "Flux"},
                                            {"add_embedding.image_norm.weight", "Kandinsky"},
                                            {"blocks.0.cross_attn.q_linear.weight", "no Stable Diffusion"},
@@ -342,8 +347,8 @@ static void full_size_forms_are_one(void **state) {
     print_message("both forms opened in %.2f s\n", os_now_seconds() - start);
     same_model(x, y);
     check_report(report, x->family == NN_FAMILY_SD2);
-    print_message("%s: %zu tensors, %zu used; UNet %lld parameters in %d tensors\n", file, report->files[0].n_tensors, report->files[0].n_used,
-                  (long long)nn_params_count(y->unet_params), y->unet_params->set->n_slots);
+    print_message("%s: %zu tensors, %zu used; UNet %lld parameters in %d tensors\n", file, report->files[0].n_tensors,
+                  report->files[0].n_used, (long long)nn_params_count(y->unet_params), y->unet_params->set->n_slots);
     checkpoint_report_destroy(&report);
     model_close(&x);
     model_close(&y);

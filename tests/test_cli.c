@@ -31,8 +31,8 @@
 /* ---- Broken models ---- */
 
 static void copy_model(const char *name, const char *then) {
-    assert_int_equal(shell(arena_printf(memory, "cd '%s' && cp -r '%smini-sd1' %s && chmod -R u+w %s && cd %s && %s", base, DATA, name, name,
-                                        name, then)), 0);
+    assert_int_equal(shell(arena_printf(memory, "cd '%s' && cp -r '%smini-sd1' %s && chmod -R u+w %s && cd %s && %s", base,
+                                        DATA, name, name, name, then)), 0);
 }
 
 /* Replaces text by text of the same length, once, also in binary files. */
@@ -69,7 +69,8 @@ static void models_that_do_not_hold_together(void **s) {
     expect_failure("", GENERATE("block"), "CrossAttnDownBlock3D");
     copy_model("cut", "truncate -s 100000 unet/*.safetensors");
     expect_failure("", GENERATE("cut"), "diffusion_pytorch_model.safetensors");
-    copy_model("lie", "printf '\\377\\377\\377\\377\\377\\377\\377\\177' | dd of=vae/diffusion_pytorch_model.safetensors conv=notrunc 2>/dev/null");
+    copy_model("lie", "printf '\\377\\377\\377\\377\\377\\377\\377\\177' | dd of=vae/diffusion_pytorch_model.safetensors "
+                      "conv=notrunc 2>/dev/null");
     expect_failure("", GENERATE("lie"), "vae/diffusion_pytorch_model.safetensors");
     copy_model("json", "echo '{' > unet/config.json");
     expect_failure("", GENERATE("json"), "unet/config.json");
@@ -92,24 +93,31 @@ static void options_that_make_no_sense(void **s) {
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --grid=yes", "takes no value");
     expect_failure("", "generate " MINI "--prompt a cat --out out/x.png", "need quotes");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --width 100", "multiples of 8");
-    expect_failure("", "generate " MINI "--prompt x --out out/x.png --count 2 --trace out/t.safetensors", "records one picture");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --count 2 --trace out/t.safetensors",
+                   "records one picture");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --strengths 0,1", "add --lora");
-    expect_failure("", "generate " MINI "--prompt x --out out/x.png --device nothing", "No usable Vulkan device matches \"nothing\"");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --device nothing",
+                   "No usable Vulkan device matches \"nothing\"");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png " SMALL " --memory 1", "MiB");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --kernel matmul=best", "matmul=best");
-    expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "generate " MINI "--prompt x --out out/x.png", "Vulkan");
+    expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "generate " MINI "--prompt x --out out/x.png",
+                   "Vulkan");
     expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "devices", "Vulkan");
     scratch_write("bad.json", "{\"stepz\": 3}", 12);
     expect_failure("", "generate --config bad.json " MINI "--prompt x --out out/x.png", "did you mean --steps?");
 }
 
 static void loras_that_do_not_fit(void **s) {
-    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora none.safetensors", "no LoRA file none.safetensors");
-    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-odd.lora.safetensors", "does not fit this model");
-    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-sd1.golden.safetensors", "mini-sd1.golden");
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora none.safetensors",
+                   "no LoRA file none.safetensors");
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-odd.lora.safetensors",
+                   "does not fit this model");
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora $M/mini-sd1.golden.safetensors",
+                   "mini-sd1.golden");
     expect_failure("", "generate " MINI "--prompt '<lora:z:1>' " SMALL " --out out/x.png", "--lora-dir");
     expect_failure("", "generate " MINI "--prompt '<lora:z:1>' --lora-dir $M " SMALL " --out out/x.png", "mini-lcm.lora");
-    assert_int_equal(shell(arena_printf(memory, "head -c 5000 '%smini-sd1.lora.safetensors' > '%s/cut.safetensors'", DATA, base)), 0);
+    assert_int_equal(shell(arena_printf(memory, "head -c 5000 '%smini-sd1.lora.safetensors' > '%s/cut.safetensors'", DATA,
+                                        base)), 0);
     expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora cut.safetensors", "cut.safetensors");
     expect_failure("", "inspect cut.safetensors", "cut.safetensors");
     expect_failure("", "inspect nowhere", "no file or folder nowhere");
@@ -124,7 +132,8 @@ static void loras_change_their_spelling(void **s) {
     RUN_OK("inspect spelled/unet " MINI);
     assert_non_null(strstr(out_text, "9 of 9 modules can be applied"));
     expect_failure("", "convert $M/kinds/oft.safetensors --to peft " MINI "--out never", "is of the kind OFT");
-    expect_failure("", "convert $M/dialects/b-lora.safetensors --to kohya " MINI "--out never.safetensors", "does not fit this model");
+    expect_failure("", "convert $M/dialects/b-lora.safetensors --to kohya " MINI "--out never.safetensors",
+                   "does not fit this model");
     expect_failure("", "convert spelled.safetensors --to civitai " MINI "--out never.safetensors", "civitai");
     assert_false(exists("never") || exists("never.safetensors"));
 }
@@ -154,16 +163,16 @@ static void loras_become_one(void **s) {
     RUN_OK("merge --method ziplora --dry-run --prompt fox --prompt ink --resolution 64 " MINI PAIR "--out never.safetensors");
     assert_non_null(strstr(out_text, "3 learn"));
     expect_failure("", "merge --method sum " MINI "--lora one.safetensors --out never.safetensors", "at least two");
-    expect_failure("", "merge --method sum " MINI "--lora one.safetensors --lora $M/mini-xl.lora.safetensors --out never.safetensors",
-                   "does not fit this model");
+    expect_failure("", "merge --method sum " MINI "--lora one.safetensors --lora $M/mini-xl.lora.safetensors --out "
+                                                  "never.safetensors", "does not fit this model");
     assert_false(exists("never.safetensors"));
 }
 
 /* ---- Pictures ---- */
 
 static void a_picture_carries_its_recipe(void **s) {
-    RUN_OK("generate " MINI SMALL " --prompt 'a cat, <3' --negative dog --sampler euler-a --schedule karras --cfg 3.25 --seed 18446744073709551615 "
-           "--lora $M/mini-sd1.lora.safetensors:0.75 --out a.png");
+    RUN_OK("generate " MINI SMALL " --prompt 'a cat, <3' --negative dog --sampler euler-a --schedule karras --cfg 3.25 --seed "
+                                  "18446744073709551615 --lora $M/mini-sd1.lora.safetensors:0.75 --out a.png");
     assert_non_null(strstr(out_text, "a.png: 1 picture of 32x32, 2 steps"));
     RUN_OK("generate " MINI "--from a.png --lora-dir $M --out b.png");
     assert_true(same_bytes("a.png", "b.png"));
@@ -194,7 +203,8 @@ static void every_sampler_has_a_name(void **s) {
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --sampler best", "must be one of ddim|euler");
     for (size_t i = 0; sampler_name(i); i++)
         if (!strstr(err_text, arena_printf(memory, "|%s", sampler_name(i))) && i) fail_msg("no --sampler %s", sampler_name(i));
-    RUN_OK("generate " MINI SMALL " --prompt cat --sampler dpmpp-2s-a --schedule karras_full --eta 0.5 --noise torch-f16 --ensd 7 --out n.png");
+    RUN_OK("generate " MINI SMALL
+           " --prompt cat --sampler dpmpp-2s-a --schedule karras_full --eta 0.5 --noise torch-f16 --ensd 7 --out n.png");
     RUN_OK("generate " MINI "--from n.png --out n2.png");
     assert_true(same_bytes("n.png", "n2.png"));
     RUN_OK("generate " MINI "--from n.png --ensd 0 --out n3.png");
@@ -212,8 +222,9 @@ static void recipes_of_a1111(void **s) {
         {"Sampler: PLMS, Schedule type: Automatic, ", "Sampler: PLMS, CFG"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_recipe("foreign.png", arena_printf(memory, "cat\nSteps: 2, %sCFG scale: 3, Seed: 5, Size: 32x32, RNG: CPU, ENSD: 31337, "
-                                                 "Version: v1.9.4", cases[i].fields));
+        write_recipe("foreign.png", arena_printf(memory, "cat\n"
+                                                         "Steps: 2, %sCFG scale: 3, Seed: 5, Size: 32x32, RNG: CPU, ENSD: "
+                                                         "31337, Version: v1.9.4", cases[i].fields));
         RUN_OK("generate " MINI "--from foreign.png --out f.png");
         if (!strstr(recipe_of("f.png"), cases[i].want)) fail_msg("%s became %s", cases[i].fields, recipe_of("f.png"));
         assert_non_null(strstr(recipe_of("f.png"), "ENSD: 31337"));
@@ -236,22 +247,27 @@ static void loras_together(void **state) {
     assert_true(same_bytes("switch.png", "switch2.png"));
     RUN_OK("generate " MINI "--from switch.png --lora-dir $M --compose composite --out composite.png");
     assert_false(same_bytes("switch.png", "composite.png"));
-    RUN_OK("generate " MINI SMALL " --prompt 'fox <lora:mini-sd1.lora:0.8:1,0,1,0,1,0,1,0,1,0,1,0,1,0,1,0,1> <lora:mini-sd1.lora-2:0..1>' "
-           "--lora-dir $M --out tags.png");
+    RUN_OK("generate " MINI SMALL " --prompt 'fox <lora:mini-sd1.lora:0.8:1,0,1,0,1,0,1,0,1,0,1,0,1,0,1,0,1> "
+                                  "<lora:mini-sd1.lora-2:0..1>' --lora-dir $M --out tags.png");
     RUN_OK("generate " MINI "--from tags.png --lora-dir $M --out tags2.png");
     assert_true(same_bytes("tags.png", "tags2.png"));
-    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors --compose switch --out out/x.png", "two LoRAs or more");
-    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,2,3 --out out/x.png", "17 or 26 numbers");
-    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,1,1,1,1,1,1,1,1,1,1,1 --out out/x.png", "no SDXL");
-    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1@50-20%% --out out/x.png", "0.8@0-40%");
-    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1 --lora $M/mini-sd1.lora.safetensors:0..1 --out out/x.png",
-                   "used twice");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors --compose switch --out out/x.png",
+                   "two LoRAs or more");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,2,3 --out out/x.png",
+                   "17 or 26 numbers");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1:1,1,1,1,1,1,1,1,1,1,1,1 --out "
+                                        "out/x.png", "no SDXL");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1@50-20%% --out out/x.png",
+                   "0.8@0-40%");
+    expect_failure("", "generate " MINI "--prompt x --lora $M/mini-sd1.lora.safetensors:1 --lora "
+                                        "$M/mini-sd1.lora.safetensors:0..1 --out out/x.png", "used twice");
 }
 
 static void regions(void **state) {
     struct error e;
     struct image im = image_create(memory, 32, 32), small = image_create(memory, 8, 8);
-    assert_true(png_write(scratch_path("black.png"), &im, NULL, 0, &e) && png_write(scratch_path("small.png"), &small, NULL, 0, &e));
+    assert_true(png_write(scratch_path("black.png"), &im, NULL, 0, &e) &&
+                png_write(scratch_path("small.png"), &small, NULL, 0, &e));
     memset(im.rgb, 255, 32 * 16 * 3);
     assert_true(png_write(scratch_path("upper.png"), &im, NULL, 0, &e));
 #define BOTH "generate " MINI SMALL " --prompt fox --lora-dir $M "
@@ -267,18 +283,23 @@ static void regions(void **state) {
     assert_true(same_bytes("joined.png", "joined2.png"));
     char *old = arena_strdup(memory, recipe_of("joined.png")), *method = strstr(old, ", Region method: predictions");
     assert_non_null(method);
-    memmove(method, method + strlen(", Region method: predictions"), strlen(method + strlen(", Region method: predictions")) + 1);
+    memmove(method, method + strlen(", Region method: predictions"),
+            strlen(method + strlen(", Region method: predictions")) + 1);
     write_recipe("old.png", old); /* from before there was a choice */
     RUN_OK("generate " MINI "--from old.png --lora-dir $M --out old2.png");
     assert_true(same_bytes("old2.png", "joined.png"));
-    write_recipe("beside.png", "fox\nSteps: 2, Size: 32x32, Regions: \"[\\\"gone/upper.png:cat\\\"]\", Region method: attention, Version: atelier 1");
+    write_recipe("beside.png", "fox\nSteps: 2, Size: 32x32, Regions: \"[\\\"gone/upper.png:cat\\\"]\", Region method: "
+                               "attention, Version: atelier 1");
     RUN_OK("generate " MINI "--from beside.png --out beside2.png");
     write_recipe("odd.png", "fox\nSteps: 2, Regions: \"[\\\"0,0,8,8:cat\\\"]\", Region method: odd, Version: atelier 1");
-    expect_failure("", "generate " MINI "--from odd.png --out out/x.png", "\"odd\", is not here; choose one with --region-method");
-    RUN_OK(BOTH "--region '0,0,32,16:cat' --region '16,0,16,32:bird' --hires 2 --hires-steps 3 --count 2 --memory 300MB --out hires.png");
+    expect_failure("", "generate " MINI "--from odd.png --out out/x.png",
+                   "\"odd\", is not here; choose one with --region-method");
+    RUN_OK(BOTH "--region '0,0,32,16:cat' --region '16,0,16,32:bird' --hires 2 --hires-steps 3 --count 2 --memory 300MB --out "
+                "hires.png");
     RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --init-image box.png --strength 0.6 --out over.png");
     RUN_OK(BOTH "--region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --dry-run --out dry.png");
-    RUN_OK(BOTH "--lora $M/mini-sd1.lora-2.safetensors:0.5 --region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --strengths 0,1 --cfg 1 --grid --out grid.png");
+    RUN_OK(BOTH "--lora $M/mini-sd1.lora-2.safetensors:0.5 --region '0,0,32,16:cat <lora:mini-sd1.lora:0.8>' --strengths 0,1 "
+                "--cfg 1 --grid --out grid.png");
     expect_failure("", BOTH "--region '0,0,40,16:cat' --out out/x.png", "outside the picture of 32x32");
     expect_failure("", BOTH "--region '8,0,0,16:cat' --out out/x.png", "no area");
     expect_failure("", BOTH "--region 'black.png:cat' --out out/x.png", "black all over");
@@ -299,13 +320,14 @@ static void prompts_in_styles(void **state) {
     st_writer_add_f32(w, "emb_params", ST_F32, 2, (int64_t[]){2, 32}, vectors);
     assert_true(st_writer_save(w, scratch_path("ink.safetensors"), &e));
     st_writer_destroy(&w);
-    RUN_OK("generate " MINI SMALL " --prompt 'a (fox:1.3) [cat:dog:1] BREAK ink AND rain:0.5' --prompt-style a1111 --clip-skip 2 "
-           "--embedding ink.safetensors --out style.png");
+    RUN_OK("generate " MINI SMALL " --prompt 'a (fox:1.3) [cat:dog:1] BREAK ink AND rain:0.5' --prompt-style a1111 --clip-skip "
+                                  "2 --embedding ink.safetensors --out style.png");
     RUN_OK("generate " MINI "--from style.png --out style2.png");
     assert_true(same_bytes("style.png", "style2.png"));
     RUN_OK("generate " MINI "--from style.png --prompt-style diffusers --out style3.png");
     assert_false(same_bytes("style.png", "style3.png"));
-    RUN_OK("generate " MINI SMALL " --prompt 'fox++ ink, (rain)0.5' --prompt-style compel --embedding dye=ink.safetensors --out compel.png");
+    RUN_OK("generate " MINI SMALL
+           " --prompt 'fox++ ink, (rain)0.5' --prompt-style compel --embedding dye=ink.safetensors --out compel.png");
     expect_failure("", "generate " MINI "--from compel.png --out out/x.png", "learnt word \"dye\"");
     RUN_OK("generate " MINI "--from compel.png --embedding dye=ink.safetensors --out compel2.png");
     assert_true(same_bytes("compel.png", "compel2.png"));
@@ -313,7 +335,8 @@ static void prompts_in_styles(void **state) {
     assert_non_null(strstr(err_text, "--prompt-style a1111"));
     expect_failure("", "generate " MINI "--prompt fox --clip-skip 9 --out out/x.png", "--clip-skip 9");
     expect_failure("", "generate " MINI "--prompt 'fox.swap(cat)' --prompt-style compel --out out/x.png", ".swap()");
-    expect_failure("", "generate " MINI "--prompt fox --embedding $M/mini-sd1.lora.safetensors --out out/x.png", "no textual-inversion");
+    expect_failure("", "generate " MINI "--prompt fox --embedding $M/mini-sd1.lora.safetensors --out out/x.png",
+                   "no textual-inversion");
 }
 
 static void pictures_from_pictures(void **s) {
@@ -332,25 +355,31 @@ static void pictures_from_pictures(void **s) {
     RUN_OK("generate " MINI "--from part.png --out part2.png");
     assert_true(same_bytes("part.png", "part2.png"));
     for (int i = 0; i < 2; i++) {
-        RUN_OK("generate " MINI SMALL " --prompt cat --hires 1.5 --hires-upscaler %s --out large.png", i ? "lanczos" : "latent");
+        RUN_OK("generate " MINI SMALL " --prompt cat --hires 1.5 --hires-upscaler %s --out large.png",
+               i ? "lanczos" : "latent");
         assert_non_null(strstr(out_text, "1 picture of 48x48"));
         RUN_OK("generate " MINI "--from large.png --out large2.png");
         assert_true(same_bytes("large.png", "large2.png"));
     }
     static const char *const wrong[][2] = {
-        {"--init-image start.png --mask black.png", "black everywhere"}, {"--mask right.png", "give the picture with --init-image"},
-        {"--init-image none.png", "none.png"},                          {"--init-image stdout", "--init-image"},
-        {"--init-image start.png --strength 1.5", "from 0 to 1"},       {"--init-image start.png --strength 0.1", "none of 2 steps"},
-        {"--hires 1", "above 1"},                                       {"--hires 2 --hires-strength 0", "none of the second pass's"},
+        {"--init-image start.png --mask black.png", "black everywhere"},
+        {"--mask right.png", "give the picture with --init-image"},
+        {"--init-image none.png", "none.png"},
+        {"--init-image stdout", "--init-image"},
+        {"--init-image start.png --strength 1.5", "from 0 to 1"},
+        {"--init-image start.png --strength 0.1", "none of 2 steps"},
+        {"--hires 1", "above 1"},
+        {"--hires 2 --hires-strength 0", "none of the second pass's"},
         {"--hires 2 --init-image start.png", "takes no --init-image"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        expect_failure("", arena_printf(memory, "generate " MINI SMALL " --prompt x --out out/x.png %s", wrong[i][0]), wrong[i][1]);
+        expect_failure("", arena_printf(memory, "generate " MINI SMALL " --prompt x --out out/x.png %s", wrong[i][0]),
+                       wrong[i][1]);
 }
 
 static void sheets_and_counts(void **s) {
-    RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora $M/mini-sd1.lora.safetensors "
-           "--strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
+    RUN_OK("generate " MINI SMALL " --prompt cat --prompt 'dog <lora:mini-sd1.lora:0.5>' --lora-dir $M --lora "
+                                  "$M/mini-sd1.lora.safetensors --strengths 0,0.5,1 --grid --seed 5 --out sheet.png");
     RUN_OK("generate " MINI "--from sheet.png --lora-dir $M --out sheet2.png");
     assert_true(same_bytes("sheet.png", "sheet2.png"));
     RUN_OK("generate " MINI SMALL " --prompt cat --seed 5 --count 2 --out many.png");
@@ -374,12 +403,14 @@ static void long_prompts_warn(void **s) {
 }
 
 static void interrupts_leave_nothing(void **s) {
-    expect_failure("timeout --preserve-status -s INT 3", "generate " MINI "--steps 1000 --count 1000 --grid --prompt x --out out/x.png", "nothing was written");
+    expect_failure("timeout --preserve-status -s INT 3",
+                   "generate " MINI "--steps 1000 --count 1000 --grid --prompt x --out out/x.png", "nothing was written");
 }
 
 /* A limit on file sizes stands in for a full disk; a real small one where we may mount. */
 static void full_disks(void **s) {
-    expect_failure("trap '' XFSZ; ulimit -f 1;", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out out/x.png", "x.png");
+    expect_failure("trap '' XFSZ; ulimit -f 1;", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out out/x.png",
+                   "x.png");
     if (shell(arena_printf(memory, "cd '%s' && mkdir tiny && mount -t tmpfs -o size=4k none tiny 2>/dev/null", base))) return;
     int code = run("", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out tiny/x.png");
     bool left = exists("tiny/x.png");
@@ -394,13 +425,15 @@ static void full_disks(void **s) {
 #define TRAIN "train " MINI "--resolution 32 --batch 2 --rank 2 --data "
 
 static void make_pictures(void) {
-    assert_int_equal(shell(arena_printf(memory, "cd '%s' && mkdir -p pictures && cp a.png pictures/a.png && cp c.png pictures/b.png && "
-                                                "echo 'a cat' > pictures/a.txt && echo 'a dog' > pictures/b.txt", base)), 0);
+    assert_int_equal(shell(arena_printf(memory, "cd '%s' && mkdir -p pictures && cp a.png pictures/a.png && cp c.png "
+                                                "pictures/b.png && echo 'a cat' > pictures/a.txt && echo 'a dog' > "
+                                                "pictures/b.txt", base)), 0);
 }
 
 static void training_resumes_to_the_same_bytes(void **s) {
     make_pictures();
-    RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out whole.safetensors --log whole.jsonl --sample-prompt cat --sample-every 3 --sample-steps 1");
+    RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out whole.safetensors --log whole.jsonl --sample-prompt cat --sample-every 3 "
+                 "--sample-steps 1");
     RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out parts.safetensors --log parts.jsonl --stop-after 3");
     assert_false(exists("parts.safetensors"));
     assert_non_null(strstr(out_text, "--resume"));
@@ -430,20 +463,24 @@ static void dry_runs_write_nothing(void **s) {
 static void folders_that_cannot_be_learnt(void **s) {
     make_pictures();
     expect_failure("", TRAIN "nowhere --out out/x.safetensors", "nowhere");
-    shell(arena_printf(memory, "cd '%s' && mkdir empty torn one silent && head -c 400 a.png > torn/a.png && echo x > torn/a.txt && cp a.png silent/", base));
+    shell(arena_printf(memory, "cd '%s' && mkdir empty torn one silent && head -c 400 a.png > torn/a.png && echo x > "
+                               "torn/a.txt && cp a.png silent/", base));
     expect_failure("", TRAIN "empty --out out/x.safetensors", "empty");
     expect_failure("", TRAIN "torn --out out/x.safetensors", "torn/a.png");
     expect_failure("", TRAIN "silent --out out/x.safetensors", "caption");
-    static const unsigned char dot[] = {0x89, 'P', 'N', 'G', 13, 10, 26, 10, 0, 0, 0, 13, 'I', 'H', 'D', 'R', 0, 0, 0, 1, 0, 0, 0, 1, 8, 2, 0, 0, 0,
-                                        0x90, 0x77, 0x53, 0xde, 0, 0, 0, 12, 'I', 'D', 'A', 'T', 0x78, 0x9c, 0x63, 0xf8, 0xcf, 0xc0, 0, 0,
-                                        3, 1, 1, 0, 0xc9, 0xfe, 0x92, 0xef, 0, 0, 0, 0, 'I', 'E', 'N', 'D', 0xae, 0x42, 0x60, 0x82};
+    static const unsigned char dot[] = {0x89, 'P',  'N',  'G',  13,   10,  26,  10,  0,   0,    0,    13,   'I',  'H',
+                                        'D',  'R',  0,    0,    0,    1,   0,   0,   0,   1,    8,    2,    0,    0,
+                                        0,    0x90, 0x77, 0x53, 0xde, 0,   0,   0,   12,  'I',  'D',  'A',  'T',  0x78,
+                                        0x9c, 0x63, 0xf8, 0xcf, 0xc0, 0,   0,   3,   1,   1,    0,    0xc9, 0xfe, 0x92,
+                                        0xef, 0,    0,    0,    0,    'I', 'E', 'N', 'D', 0xae, 0x42, 0x60, 0x82};
     scratch_write("one/dot.png", dot, sizeof dot);
     expect_failure("", TRAIN "one --caption x --out out/x.safetensors", "dot.png");
     expect_failure("", TRAIN "pictures --resolution 36 --out out/x.safetensors", "multiple of 8");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --resume", "resume");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --memory 1", "MiB");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --sample-every 3", "--sample-prompt");
-    expect_failure("", TRAIN "pictures --out out/x.safetensors --lr 10 --max-grad-norm 0 --lr-schedule constant --steps 500", "no longer a number at step");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --lr 10 --max-grad-norm 0 --lr-schedule constant --steps 500",
+                   "no longer a number at step");
 }
 
 static void everything_has_help(void **s) {
@@ -460,15 +497,17 @@ static void everything_has_help(void **s) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(everything_has_help),        cmocka_unit_test(options_that_make_no_sense),
+        cmocka_unit_test(everything_has_help),              cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(models_that_do_not_hold_together), cmocka_unit_test(loras_that_do_not_fit),
-        cmocka_unit_test(loras_change_their_spelling), cmocka_unit_test(loras_go_into_models),
-        cmocka_unit_test(pictures_from_pictures), cmocka_unit_test(loras_become_one),
-        cmocka_unit_test(every_sampler_has_a_name),   cmocka_unit_test(recipes_of_a1111),
-        cmocka_unit_test(a_picture_carries_its_recipe), cmocka_unit_test(sheets_and_counts), cmocka_unit_test(prompts_in_styles), cmocka_unit_test(loras_together), cmocka_unit_test(regions),
-        cmocka_unit_test(long_prompts_warn),          cmocka_unit_test(interrupts_leave_nothing),
-        cmocka_unit_test(full_disks),                 cmocka_unit_test(training_resumes_to_the_same_bytes),
-        cmocka_unit_test(dry_runs_write_nothing),     cmocka_unit_test(folders_that_cannot_be_learnt),
+        cmocka_unit_test(loras_change_their_spelling),      cmocka_unit_test(loras_go_into_models),
+        cmocka_unit_test(pictures_from_pictures),           cmocka_unit_test(loras_become_one),
+        cmocka_unit_test(every_sampler_has_a_name),         cmocka_unit_test(recipes_of_a1111),
+        cmocka_unit_test(a_picture_carries_its_recipe),     cmocka_unit_test(sheets_and_counts),
+        cmocka_unit_test(prompts_in_styles),                cmocka_unit_test(loras_together),
+        cmocka_unit_test(regions),                          cmocka_unit_test(long_prompts_warn),
+        cmocka_unit_test(interrupts_leave_nothing),         cmocka_unit_test(full_disks),
+        cmocka_unit_test(training_resumes_to_the_same_bytes),
+        cmocka_unit_test(dry_runs_write_nothing),           cmocka_unit_test(folders_that_cannot_be_learnt),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }

@@ -27,7 +27,8 @@ static const char *recipe(const char *name) {
 /* ---- Files of prompts ---- */
 
 static void prompt_lines(void **s) {
-    static const char text[] = "\xef\xbb\xbf# a comment\r\n\r\n  a fox -- in snow --n blurry, dark --w 64 --h 32 --d 18446744073709551615 --l 3.5 --s 4 --ss euler_a\r\n"
+    static const char text[] = "\xef\xbb\xbf# a comment\r\n\r\n  a fox -- in snow --n blurry, dark --w 64 --h 32 --d "
+                               "18446744073709551615 --l 3.5 --s 4 --ss euler_a\r\n"
                                "plain\n  # another\na cup --lora a.safetensors:0.5 --lora b.safetensors --n";
     struct prompt_line *l;
     struct error e;
@@ -37,16 +38,19 @@ static void prompt_lines(void **s) {
     assert_string_equal(l[0].prompt, "a fox -- in snow");
     assert_string_equal(l[0].negative, "blurry, dark");
     assert_string_equal(l[0].sampler, "euler_a");
-    assert_true(l[0].w == 64 && l[0].h == 32 && l[0].seed == UINT64_MAX && l[0].has_seed && l[0].has_cfg && l[0].cfg == 3.5 && l[0].steps == 4);
+    assert_true(l[0].w == 64 && l[0].h == 32 && l[0].seed == UINT64_MAX && l[0].has_seed && l[0].has_cfg && l[0].cfg == 3.5 &&
+                l[0].steps == 4);
     assert_true(l[1].number == 4 && !l[1].negative && !l[1].w && !l[1].has_seed && !l[1].has_cfg && !l[1].n_loras);
     assert_string_equal(l[1].prompt, "plain");
     assert_true(l[2].n_loras == 2);
     assert_string_equal(l[2].loras[0], "a.safetensors:0.5");
     assert_string_equal(l[2].negative, "");
     static const char *const wrong[][2] = {
-        {"", "no prompts"}, {"# only\n", "no prompts"}, {"a --w 7", "--w takes"}, {"ok\na --w", "line 2"}, {"a --q 1", "--q is not known"},
-        {"--n bad", "no prompt before"}, {"a --d -1", "--d takes"}, {"a --l x", "--l takes"}, {"a --l nan", "--l takes"}, {"a --s 0", "--s takes"},
-        {"a --s 5x", "--s takes"}, {"\xff\xfe", "UTF-8"}, {"a --lora", "says nothing"}};
+        {"", "no prompts"},          {"# only\n", "no prompts"},      {"a --w 7", "--w takes"},
+        {"ok\na --w", "line 2"},     {"a --q 1", "--q is not known"}, {"--n bad", "no prompt before"},
+        {"a --d -1", "--d takes"},   {"a --l x", "--l takes"},        {"a --l nan", "--l takes"},
+        {"a --s 0", "--s takes"},    {"a --s 5x", "--s takes"},       {"\xff\xfe", "UTF-8"},
+        {"a --lora", "says nothing"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         if (prompt_file_parse(cli.a, wrong[i][0], strlen(wrong[i][0]), "p.txt", &l, &n, &e)) fail_msg("taken: %s", wrong[i][0]);
         if (!strstr(e.text, wrong[i][1])) fail_msg("%s: %s", wrong[i][0], e.text);
@@ -55,31 +59,41 @@ static void prompt_lines(void **s) {
 
 /* Every line's picture is the one that its settings alone give, and its recipe repeats it. */
 static void prompts_from_a_file(void **s) {
-    write_text("p.txt", "a fox <lora:mini-sd1.lora:0.8> --d 3 --n blurry\n# none\ncups --lora ../lora.safetensors:0.5 --d 4\nsnow\n"
-                        "a tall tower --h 64 --s 3 --l 2 --ss euler_a <lora:mini-sd1.lora:0.8>\ntwo <lora:mini-sd1.lora:0.3> --lora lora.safetensors\n");
-    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp '%smini-sd1.lora-2.safetensors' lora.safetensors", cli.dir, CLI_DATA)), 0);
-    cli_expect_failure("", "generate " MINI SMALL "--prompts p.txt --lora-dir $M --out out/x.png", "line 3: There is no LoRA file ../lora.safetensors");
-    write_text("p.txt", "a fox <lora:mini-sd1.lora:0.8> --d 3 --n blurry\n# none\ncups --lora lora.safetensors:0.5 --d 4\nsnow\n"
-                        "a tall tower <lora:mini-sd1.lora:0.8> --h 64 --s 3 --l 2 --ss euler_a\ntwo <lora:mini-sd1.lora:0.3> --lora lora.safetensors\n");
+    write_text("p.txt", "a fox <lora:mini-sd1.lora:0.8> --d 3 --n blurry\n# none\n"
+                        "cups --lora ../lora.safetensors:0.5 --d 4\nsnow\n"
+                        "a tall tower --h 64 --s 3 --l 2 --ss euler_a <lora:mini-sd1.lora:0.8>\n"
+                        "two <lora:mini-sd1.lora:0.3> --lora lora.safetensors\n");
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp '%smini-sd1.lora-2.safetensors' lora.safetensors", cli.dir,
+                                            CLI_DATA)), 0);
+    cli_expect_failure("", "generate " MINI SMALL "--prompts p.txt --lora-dir $M --out out/x.png",
+                       "line 3: There is no LoRA file ../lora.safetensors");
+    write_text("p.txt", "a fox <lora:mini-sd1.lora:0.8> --d 3 --n blurry\n# none\n"
+                        "cups --lora lora.safetensors:0.5 --d 4\nsnow\n"
+                        "a tall tower <lora:mini-sd1.lora:0.8> --h 64 --s 3 --l 2 --ss euler_a\n"
+                        "two <lora:mini-sd1.lora:0.3> --lora lora.safetensors\n");
     CLI_OK("generate " MINI SMALL "--prompts p.txt --lora-dir $M --out f.png");
     assert_non_null(strstr(cli.out, "5 pictures;"));
-    CLI_OK("generate " MINI SMALL "--prompt 'a fox' --negative blurry --seed 3 --lora $M/mini-sd1.lora.safetensors:0.8 --out one.png");
+    CLI_OK("generate " MINI SMALL
+           "--prompt 'a fox' --negative blurry --seed 3 --lora $M/mini-sd1.lora.safetensors:0.8 --out one.png");
     assert_true(cli_same_bytes("f-001.png", "one.png"));
     CLI_OK("generate " MINI SMALL "--prompt cups --seed 4 --lora lora.safetensors:0.5 --out one.png");
     assert_true(cli_same_bytes("f-002.png", "one.png"));
     CLI_OK("generate " MINI SMALL "--prompt snow --out one.png");
     assert_true(cli_same_bytes("f-003.png", "one.png"));
-    CLI_OK("generate " MINI "--width 32 --height 64 --steps 3 --cfg 2 --sampler euler-a --prompt 'a tall tower' --lora $M/mini-sd1.lora.safetensors:0.8 --out one.png");
+    CLI_OK("generate " MINI "--width 32 --height 64 --steps 3 --cfg 2 --sampler euler-a --prompt 'a tall tower' --lora "
+                            "$M/mini-sd1.lora.safetensors:0.8 --out one.png");
     assert_true(cli_same_bytes("f-004.png", "one.png"));
     CLI_OK("generate " MINI SMALL "--prompt two --lora $M/mini-sd1.lora.safetensors:0.3 --lora lora.safetensors --out one.png");
     assert_true(cli_same_bytes("f-005.png", "one.png"));
     assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp '%smini-sd1.lora.safetensors' .", cli.dir, CLI_DATA)), 0);
     for (int i = 1; i <= 5; i++) { /* LoRAs beside the picture are found */
         CLI_OK("generate " MINI "--from f-00%d.png --out again.png", i);
-        if (!cli_same_bytes(arena_printf(cli.a, "f-00%d.png", i), "again.png")) fail_msg("%s\n%s", recipe(arena_printf(cli.a, "f-00%d.png", i)), recipe("again.png"));
+        if (!cli_same_bytes(arena_printf(cli.a, "f-00%d.png", i), "again.png"))
+            fail_msg("%s\n%s", recipe(arena_printf(cli.a, "f-00%d.png", i)), recipe("again.png"));
     }
     CLI_OK("generate " MINI SMALL "--prompts p.txt --lora-dir $M --batch 1 --out g.png");
-    for (int i = 1; i <= 5; i++) assert_true(cli_same_bytes(arena_printf(cli.a, "f-00%d.png", i), arena_printf(cli.a, "g-00%d.png", i)));
+    for (int i = 1; i <= 5; i++)
+        assert_true(cli_same_bytes(arena_printf(cli.a, "f-00%d.png", i), arena_printf(cli.a, "g-00%d.png", i)));
     CLI_OK("generate " MINI SMALL "--prompt cat --count 3 --batch 2 --seed 5 --out h.png");
     CLI_OK("generate " MINI SMALL "--prompt cat --seed 7 --out one.png");
     assert_true(cli_same_bytes("h-003.png", "one.png"));
@@ -131,7 +145,8 @@ static void folders_are_restyled(void **s) {
     CLI_OK(ONE "--prompt 'a tower' --init-image in/more/c.png");
     assert_true(cli_same_bytes("done/more/c.png", "one.png"));
     /* Again: nothing to do. One taken away: drawn again, alone, to the same bytes. */
-    CLI_OK("stylize " MINI "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 --data in/ --out done/ --own-size --lora-dir $M");
+    CLI_OK("stylize " MINI
+           "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 --data in/ --out done/ --own-size --lora-dir $M");
     assert_non_null(strstr(cli.out, "0 pictures drawn, 3 were there already"));
     assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && mv done/b.png b.png", cli.dir)), 0);
     CLI_OK(STYLIZE "--data in --out done --own-size --lora-dir $M");
@@ -145,11 +160,13 @@ static void folders_are_restyled(void **s) {
 
 static void changed_recipes_are_refused(void **s) {
     assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp done/a.png before.png", cli.dir)), 0);
-    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M --seed 1", "done/a.png is there and was made otherwise");
+    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M --seed 1",
+                       "done/a.png is there and was made otherwise");
     cli_expect_failure("", STYLIZE "--data in --out done --lora-dir $M --own-size --cfg 3", "--overwrite");
     assert_true(cli_same_bytes("done/a.png", "before.png"));
     draw_source("in/b.png", 64, 32, 4); /* the source is part of the recipe */
-    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M", "done/b.png is there and was made otherwise");
+    cli_expect_failure("", STYLIZE "--data in --out done --own-size --lora-dir $M",
+                       "done/b.png is there and was made otherwise");
     CLI_OK(STYLIZE "--data in --out done --own-size --lora-dir $M --seed 1 --overwrite");
     assert_non_null(strstr(cli.out, "done: 3 pictures drawn;"));
     assert_false(cli_same_bytes("done/a.png", "before.png"));
@@ -159,8 +176,8 @@ static void changed_recipes_are_refused(void **s) {
 
 static void damaged_pictures(void **s) {
     CLI_OK("inspect in/a.png");
-    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in torn && head -c 90 in/b.png > torn/b.png && echo no picture > torn/d.png && "
-                                                   "echo d > torn/d.txt", cli.dir)), 0);
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in torn && head -c 90 in/b.png > torn/b.png && echo no "
+                                                   "picture > torn/d.png && echo d > torn/d.txt", cli.dir)), 0);
     cli_expect_failure("", STYLIZE "--data torn --out out --own-size --lora-dir $M", "torn/");
     CLI_OK(STYLIZE "--data torn --out some --own-size --lora-dir $M --skip-bad");
     assert_non_null(strstr(cli.out, "2 pictures drawn;"));
@@ -175,7 +192,9 @@ static void masks_and_sizes(void **s) {
     struct image white = image_create(cli.a, 64, 32);
     assert_true(os_dir_make(scratch_path("masks/more"), NULL));
     for (int i = 0; i < 32 * 64 * 3; i++) white.rgb[i] = i % 192 < 96 ? 255 : 0;
-    if (!png_write(scratch_path("masks/a.png"), &white, NULL, 0, &e) || !png_write(scratch_path("masks/b.png"), &white, NULL, 0, &e)) fail_msg("%s", e.text);
+    if (!png_write(scratch_path("masks/a.png"), &white, NULL, 0, &e) ||
+        !png_write(scratch_path("masks/b.png"), &white, NULL, 0, &e))
+        fail_msg("%s", e.text);
     cli_expect_failure("", STYLIZE "--data in --mask-dir masks --out out --prompt x", "no mask masks/more/c.png");
     if (!png_write(scratch_path("masks/more/c.png"), &white, NULL, 0, &e)) fail_msg("%s", e.text);
     CLI_OK(STYLIZE "--data in --mask-dir masks --out masked --prompt 'ink, {caption}' --width 64 --lora-dir $M");
@@ -200,7 +219,8 @@ static void folders_that_make_no_sense(void **s) {
     cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --strength 0.1", "--strength 0.1 does none");
     cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --caption y", "--caption counts only");
     cli_expect_failure("", STYLIZE "--data in --out out/y --prompt x --mask-dir nowhere", "for --mask-dir");
-    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in twice && cp in/a.png twice/a.webp && cp -r in bare && rm bare/a.txt", cli.dir)), 0);
+    assert_int_equal(cli_shell(arena_printf(cli.a, "cd '%s' && cp -r in twice && cp in/a.png twice/a.webp && cp -r in bare && "
+                                                   "rm bare/a.txt", cli.dir)), 0);
     cli_expect_failure("", STYLIZE "--data twice --out out/y --prompt x", "would both become out/y/a.png");
     cli_expect_failure("", STYLIZE "--data bare --out out/y", "have no caption");
 }
@@ -229,9 +249,12 @@ static void models_become_loras(void **s) {
     cli_expect_failure("", EXTRACT "--out out/x.safetensors", "--rank N, or --kept X");
     cli_expect_failure("", EXTRACT "--rank 4 --out out/x.png", ".safetensors");
     cli_expect_failure("", EXTRACT "--rank 4 --clamp 0 --out out/x.safetensors", "--clamp 0");
-    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd2 --rank 4 --out out/x.safetensors", "one architecture");
-    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-inpaint --rank 4 --out out/x.safetensors", "different architectures");
-    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd1 --rank 4 --out out/x.safetensors", "nothing to extract");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd2 --rank 4 --out out/x.safetensors",
+                       "one architecture");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-inpaint --rank 4 --out out/x.safetensors",
+                       "different architectures");
+    cli_expect_failure("", "extract --base $M/mini-sd1 --tuned $M/mini-sd1 --rank 4 --out out/x.safetensors",
+                       "nothing to extract");
     cli_expect_failure("", "extract --base $M/mini-sd1 --tuned nowhere --rank 4 --out out/x.safetensors", "nowhere");
 }
 

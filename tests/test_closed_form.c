@@ -211,7 +211,7 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge), cmocka_unit_test(test_concepts),
-                                       cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_merge),
+                                       cmocka_unit_test(test_concepts), cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

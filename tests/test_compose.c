@@ -1,4 +1,5 @@
-/* Several LoRAs beside diffusers with its adapters set by hand before every step (tests/reference/make_compose.py), on mini-sd1. */
+/* Several LoRAs beside diffusers with its adapters set by hand before every step (tests/reference/make_compose.py), on
+ * mini-sd1. */
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
 #include "tests/support/scratch.h"
@@ -58,14 +59,16 @@ static void check(struct page *p, const char *name, enum guide_compose compose, 
     const struct lora_blocks *blocks[2] = {s[0].has_blocks ? &s[0].blocks : NULL, s[1].has_blocks ? &s[1].blocks : NULL};
     struct adapter *ad = adapter_open_blocks(p->e, p->paths, blocks, 2, &e);
     if (!ad) fail_msg("%s", e.text);
-    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"), .adapter = ad,
-                                 .compose = compose, .every = 3};
+    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"),
+                                 .adapter = ad, .compose = compose, .every = 3};
     struct generator *g = generator_create(p->e, &gp, &e);
     if (!g) fail_msg("%s", e.text);
     struct guide_course courses[2] = {s[0].course, s[1].course};
     float strength[2] = {s[0].strength, s[1].strength};
-    struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"), .negative = golden_text(p->golden, "negative"),
-                                       .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = strength, .courses = courses};
+    struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"),
+                                       .negative = golden_text(p->golden, "negative"),
+                                       .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = strength,
+                                       .courses = courses};
     uint8_t *rgb = arena_alloc(p->a, 128 * 64 * 3);
     struct shape shape;
     float *want = golden_rows(p->golden, name, p->a, &shape), *got = last_latents(p, g, &picture, rgb);
@@ -79,16 +82,18 @@ static void check_region(struct page *p) {
     struct error e;
     struct adapter *ad = adapter_open(p->e, p->paths, 2, &e);
     if (!ad) fail_msg("%s", e.text);
-    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"), .adapter = ad,
-                                 .regions_by = GUIDE_PREDICTIONS};
+    struct generate_params gp = {.w = 128, .h = 64, .steps = 8, .cfg = (float)golden_number(p->golden, "guidance"),
+                                 .adapter = ad, .regions_by = GUIDE_PREDICTIONS};
     struct generator *g = generator_create(p->e, &gp, &e);
     if (!g) fail_msg("%s", e.text);
     float map[8 * 16] = {0}, all[2] = {0.7f, 0}, inside[2] = {0, 0.5f};
     for (int y = 2; y < 8; y++)
         for (int x = 8; x < 12; x++) map[y * 16 + x] = 1;
     struct guide_region region = {golden_text(p->golden, "region"), inside, map, 16, 8};
-    struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"), .negative = golden_text(p->golden, "negative"),
-                                       .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = all, .regions = &region, .n_regions = 1};
+    struct generate_picture picture = {.prompt = golden_text(p->golden, "prompt"),
+                                       .negative = golden_text(p->golden, "negative"),
+                                       .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = all, .regions = &region,
+                                       .n_regions = 1};
     uint8_t *rgb = arena_alloc(p->a, 128 * 64 * 3);
     struct shape shape;
     float *want = golden_rows(p->golden, "region", p->a, &shape), *got = last_latents(p, g, &picture, rgb);
@@ -149,14 +154,16 @@ static void test_specs(void **state) {
         {"2..1@50-100%", 2, 1, 0.5f, 0.5f, 1}, {"0.8@0-40%", 0.8f, 1, 1, 0, 0.4f}, {"@10-20%", 1, 1, 1, 0.1f, 0.2f},
         {"0.5:M00=0", 0.5f, 1, 1, 0, 1, true}, {":1,1,1,1,1,1,1,1,1,1,1,1", 1, 1, 1, 0, 1, true},
     };
-    static const char *const bad[] = {"x", "0.8@", "0.8@40-0%", "0.8@0-140%", "0.8@0-40", "1..", "1:", "1:1,2,3", "1:IN12=1", "1:IN01=x",
-                                      "1:IN01=1,2", "1:OUT08-03=1", "1e9", "nan"};
+    static const char *const bad[] = {"x",       "0.8@",     "0.8@40-0%", "0.8@0-140%", "0.8@0-40",     "1..", "1:",
+                                      "1:1,2,3", "1:IN12=1", "1:IN01=x",  "1:IN01=1,2", "1:OUT08-03=1", "1e9", "nan"};
     struct page p = {.a = arena_create(NULL)};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         struct lora_spec s = spec(&p, good[i].text);
-        if (s.strength != good[i].strength || fabsf(s.course.from - good[i].from) > 1e-7f || fabsf(s.course.to - good[i].to) > 1e-7f ||
-            fabsf(s.course.begin - good[i].begin) > 1e-7f || fabsf(s.course.end - good[i].end) > 1e-7f || s.has_blocks != good[i].blocks)
-            fail_msg("\"%s\" is %g, %g..%g, %g-%g", good[i].text, s.strength, s.course.from, s.course.to, s.course.begin, s.course.end);
+        if (s.strength != good[i].strength || fabsf(s.course.from - good[i].from) > 1e-7f ||
+            fabsf(s.course.to - good[i].to) > 1e-7f || fabsf(s.course.begin - good[i].begin) > 1e-7f ||
+            fabsf(s.course.end - good[i].end) > 1e-7f || s.has_blocks != good[i].blocks)
+            fail_msg("\"%s\" is %g, %g..%g, %g-%g", good[i].text, s.strength, s.course.from, s.course.to, s.course.begin,
+                     s.course.end);
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct lora_spec s;

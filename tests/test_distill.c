@@ -18,7 +18,8 @@
 
 static struct schedule *schedule_of(enum schedule_prediction prediction) {
     struct error e = {{0}};
-    struct schedule_params sp = {.beta = SCHEDULE_BETA_SCALED_LINEAR, .beta_start = 0.00085, .beta_end = 0.012, .prediction = prediction};
+    struct schedule_params sp = {.beta = SCHEDULE_BETA_SCALED_LINEAR, .beta_start = 0.00085, .beta_end = 0.012,
+                                 .prediction = prediction};
     struct schedule *s = schedule_create(&sp, &e);
     assert_non_null(s);
     return s;
@@ -84,7 +85,8 @@ static void change(struct train_params *p) {
     p->ema = lcm ? (float)golden_number(golden, "ema") : 0;
 }
 
-static void check(const char *model, const char *targets, const char *method, int rig, double gradient_tolerance, double loss_tolerance) {
+static void check(const char *model, const char *targets, const char *method, int rig, double gradient_tolerance,
+                  double loss_tolerance) {
     struct arena *a = arena_create(NULL);
     struct error e = {{0}};
     char what[64];
@@ -100,8 +102,9 @@ static void check(const char *model, const char *targets, const char *method, in
         float losses[8];
         double mean = 0;
         for (int i = 0; i < batch; i++) t[i] = (int)times[k * batch + i];
-        struct train_given given = {.latents = b.latents + (size_t)k * b.n_step, .noise = b.noise + (size_t)k * b.n_step, .context = b.context,
-                                    .t = t, .pooled = b.pooled, .time_ids = b.time_ids, .guidance = guidance + k * batch, .empty = empty};
+        struct train_given given = {.latents = b.latents + (size_t)k * b.n_step, .noise = b.noise + (size_t)k * b.n_step,
+                                    .context = b.context, .t = t, .pooled = b.pooled, .time_ids = b.time_ids,
+                                    .guidance = guidance + k * batch, .empty = empty};
         if (!trainer_step_given(b.t, &given, true, losses, &e)) fail_msg("%s", e.text);
         for (int i = 0; i < batch; i++) mean += (double)losses[i] / batch;
         if (!k && st_find(golden, "gradient.lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight"))
@@ -140,7 +143,8 @@ static struct train_params params(const char *name, enum distill_method method) 
 /* In halves to the same bytes; every guidance lies in its range and every time on the grid. */
 static void test_resume(void **state) {
     for (enum distill_method m = DISTILL_LCM; m <= DISTILL_CFG; m++) {
-        struct train_params whole = params(m == DISTILL_LCM ? "lcm" : "cfg", m), halves = params(m == DISTILL_LCM ? "lcm2" : "cfg2", m);
+        struct train_params whole = params(m == DISTILL_LCM ? "lcm" : "cfg", m),
+                            halves = params(m == DISTILL_LCM ? "lcm2" : "cfg2", m);
         runs_well(&whole);
         halves.stop_after = RUNS_STEPS / 2;
         runs_well(&halves);
@@ -201,7 +205,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_solver), cmocka_unit_test(test_torch),  cmocka_unit_test(test_gpu_class),
-                                       cmocka_unit_test(test_resume), cmocka_unit_test(test_memory), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_solver),    cmocka_unit_test(test_torch),
+                                       cmocka_unit_test(test_gpu_class), cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_memory),    cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

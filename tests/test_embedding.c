@@ -128,7 +128,8 @@ static void test_bundled(void **state) {
     const struct tensor tensors[] = {{"bundle_emb.<new1>.string_to_param.*", 2, 2, widths[0], 5},
                                      {"bundle_emb.here.string_to_param.*", 2, 1, widths[0], 7},
                                      {"something", 2, 2, widths[0], 9}};
-    const char *path = make(a, "bundle.safetensors", tensors, 3, NULL), *plain = make(a, "plain.safetensors", tensors + 2, 1, NULL);
+    const char *path = make(a, "bundle.safetensors", tensors, 3, NULL),
+               *plain = make(a, "plain.safetensors", tensors + 2, 1, NULL);
     struct embedding_list list = {.arena = a};
     const char *here = make(a, "here.safetensors", (const struct tensor[]){{"emb_params", 2, 1, widths[0], 3}}, 1, NULL);
     assert_true(embedding_load(&list, here, widths, 1, &e));
@@ -137,8 +138,10 @@ static void test_bundled(void **state) {
     assert_int_equal(list.n, 2);
     expect(&list, "here", 1, 0, 3);
     expect(&list, "<new1>", 2, 0, 5);
-    assert_false(embedding_load_bundled(&list, make(a, "wide.safetensors", (const struct tensor[]){{"bundle_emb.w.emb_params", 2, 1, 9, 3}}, 1, NULL),
-                                        widths, 1, &e));
+    assert_false(embedding_load_bundled(&list,
+                                        make(a, "wide.safetensors",
+                                             (const struct tensor[]){{"bundle_emb.w.emb_params", 2, 1, 9, 3}}, 1, NULL), widths,
+                                             1, &e));
     assert_non_null(strstr(e.text, "width 9"));
     arena_destroy(&a);
 }

@@ -33,7 +33,8 @@ static void check_layer(const struct st_file *f, const char *name, double clamp,
     struct arena *a = arena_create(NULL);
     struct error e;
     const struct st_tensor *t, *ignored;
-    const float *d = numbers(f, arena_printf(a, "%s.diff", name), a, &t), *want = numbers(f, arena_printf(a, "%s.%s", name, result), a, &ignored);
+    const float *d = numbers(f, arena_printf(a, "%s.diff", name), a, &t),
+                *want = numbers(f, arena_printf(a, "%s.%s", name, result), a, &ignored);
     const float *shares = numbers(f, arena_printf(a, "%s.shares", name), a, &ignored);
     int taps = t->rank == 4 ? (int)(t->dims[2] * t->dims[3]) : 1, out = (int)t->dims[0], in = (int)t->dims[1], rank;
     float *rows = arena_alloc_n(a, (size_t)(out * in * taps), sizeof *rows), *up, *down;
@@ -89,7 +90,8 @@ static const char *widened(struct arena *a, const char *mini, bool two_texts) {
     const char *to = arena_printf(a, "%s-wide", scratch_path(mini));
     assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s'", golden_path(a, mini), to, to)), 0);
     for (int i = 0; i < 2 + two_texts; i++)
-        widen(arena_printf(a, "%s/%s.safetensors", golden_path(a, mini), parts[i]), arena_printf(a, "%s/%s.safetensors", to, parts[i]));
+        widen(arena_printf(a, "%s/%s.safetensors", golden_path(a, mini), parts[i]),
+              arena_printf(a, "%s/%s.safetensors", to, parts[i]));
     return to;
 }
 
@@ -102,7 +104,8 @@ static struct model *open_model(const char *path) {
 }
 
 static struct lora_extract_params params(const struct model *base, const struct model *tuned) {
-    struct lora_extract_params p = {.rule = {LORA_RANK_FIXED, 0, 8}, .clamp = 1, .min_diff = 0.01, .dtype = ST_F32, .comment = "test"};
+    struct lora_extract_params p = {.rule = {LORA_RANK_FIXED, 0, 8}, .clamp = 1, .min_diff = 0.01, .dtype = ST_F32,
+                                    .comment = "test"};
     p.base[LORA_UNET] = base->unet_params, p.tuned[LORA_UNET] = tuned->unet_params;
     for (int i = 0; i < base->n_texts; i++) p.base[LORA_TEXT + i] = base->texts[i].params;
     for (int i = 0; i < tuned->n_texts; i++) p.tuned[LORA_TEXT + i] = tuned->texts[i].params;
@@ -126,7 +129,8 @@ static void compare_files(struct model *m, const struct lora_keys *keys, const c
             const struct nn_params *base = p->part == LORA_UNET ? m->unet_params : m->texts[p->part - LORA_TEXT].params;
             if (!lora_module_delta(p, base, dp, NULL, &e) || !lora_module_delta(q, base, dq, NULL, &e)) fail_msg("%s", e.text);
             double top = 0, far = 0;
-            for (size_t j = 0; j < size; j++) top = fmax(top, fabs((double)dp[j])), far = fmax(far, fabs((double)dp[j] - dq[j]));
+            for (size_t j = 0; j < size; j++)
+                top = fmax(top, fabs((double)dp[j])), far = fmax(far, fabs((double)dp[j] - dq[j]));
             worst = fmax(worst, far / top);
             n++;
         }
@@ -143,7 +147,8 @@ static void check_model(const char *model, const char *lora, const char *tuned_n
     struct arena *a = arena_create(NULL);
     struct error e;
     struct model *base = open_model(widened(a, model, !strcmp(model, "mini-sdxl")));
-    const char *known = golden_path(a, lora), *to = arena_strdup(a, scratch_path(tuned_name)), *found = arena_strdup(a, scratch_path("found.safetensors"));
+    const char *known = golden_path(a, lora), *to = arena_strdup(a, scratch_path(tuned_name)),
+               *found = arena_strdup(a, scratch_path("found.safetensors"));
     struct merge_lora l = {known, 1};
     struct merge_params mp = {&l, 1, to};
     struct merge_result merged;

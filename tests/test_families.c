@@ -17,7 +17,8 @@ static const struct mini {
     enum nn_family family;
     const char *samplers[5], *extras[4]; /* pictures, and those with a LoRA or another negative prompt */
 } minis[] = {
-    {"mini-sdxl", NN_FAMILY_SDXL, {"ddim", "euler", "euler-a", "dpmpp-2m"}, {"picture_lora", "picture_lora_te", "picture_none", "picture_empty"}},
+    {"mini-sdxl", NN_FAMILY_SDXL, {"ddim", "euler", "euler-a", "dpmpp-2m"},
+     {"picture_lora", "picture_lora_te", "picture_none", "picture_empty"}},
     {"mini-ssd1b", NN_FAMILY_SSD_1B, {"ddim", "euler-a"}, {"picture_lora", "picture_none"}},
     {"mini-vega", NN_FAMILY_VEGA, {"ddim", "euler-a"}, {"picture_lora", "picture_empty"}},
     {"mini-tiny", NN_FAMILY_SD1, {"ddim", "euler-a"}, {"picture_lora"}},
@@ -68,7 +69,8 @@ static void test_pictures(void **state) {
     for (int i = 0; i < N_FAMILIES; i++) {
         struct page p = page_open(minis[i].name, part_tolerance, ENGINE_WEIGHTS_AUTO);
         const char *negative = golden_text(p.golden, "picture_negative");
-        for (int k = 0; minis[i].samplers[k]; k++) check_picture(&p, &(struct picture){"picture", minis[i].samplers[k], negative, NULL});
+        for (int k = 0; minis[i].samplers[k]; k++)
+            check_picture(&p, &(struct picture){"picture", minis[i].samplers[k], negative, NULL});
         for (int k = 0; k < 4 && minis[i].extras[k]; k++) {
             const char *name = minis[i].extras[k];
             bool none = !strcmp(name, "picture_none"), empty = !strcmp(name, "picture_empty");
@@ -83,7 +85,8 @@ static void test_pictures(void **state) {
 static void test_empty_differs(void **state) {
     struct st_file *f = golden_open("mini-sdxl.golden");
     int w, h;
-    const uint8_t *none = golden_picture(f, "picture_none.ddim.image", &h, &w), *empty = golden_picture(f, "picture_empty.ddim.image", &h, &w);
+    const uint8_t *none = golden_picture(f, "picture_none.ddim.image", &h, &w),
+                  *empty = golden_picture(f, "picture_empty.ddim.image", &h, &w);
     assert_true(golden_psnr(none, empty, (size_t)w * (size_t)h * 3) < 40);
     st_close(&f);
 }
@@ -155,8 +158,8 @@ static void test_other_parts(void **state) {
         const char *mini, *edit, *says;
     } others[] = {
         {"mini-sdxl", "s/EulerDiscreteScheduler/EDMEulerScheduler/ scheduler/scheduler_config.json", "Playground 2.5"},
-        {"mini-sdxl", "s/\"projection_class_embeddings_input_dim\": 80/\"projection_class_embeddings_input_dim\": 72/ unet/config.json",
-         "SDXL refiner"},
+        {"mini-sdxl", "s/\"projection_class_embeddings_input_dim\": 80/\"projection_class_embeddings_input_dim\": 72/ "
+                      "unet/config.json", "SDXL refiner"},
         {"mini-inpaint", "s/\"in_channels\": 9/\"in_channels\": 8/ unet/config.json", "instruct-pix2pix"},
         {"mini-inpaint", "s/\"in_channels\": 9/\"in_channels\": 5/ unet/config.json", "depth model"},
         {"mini-sdxl", "s/WithProjection// text_encoder_2/config.json", "no projection"},
@@ -164,20 +167,22 @@ static void test_other_parts(void **state) {
     struct arena *a = arena_create(NULL);
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         const char *split = strrchr(others[i].edit, ' '), *dir = arena_strdup(a, scratch_path(arena_printf(a, "part%zu", i)));
-        assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && sed -i '%.*s' '%s/%s'", golden_path(a, others[i].mini), dir,
-                                             dir, (int)(split - others[i].edit), others[i].edit, dir, split + 1)), 0);
+        assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && sed -i '%.*s' '%s/%s'",
+                                             golden_path(a, others[i].mini), dir, dir, (int)(split - others[i].edit),
+                                             others[i].edit, dir, split + 1)), 0);
         expect_refused(dir, others[i].says);
     }
     /* A refiner's folder has the second text encoder alone. */
     const char *dir = arena_strdup(a, scratch_path("refiner"));
-    assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && rm -r '%s/text_encoder'", golden_path(a, "mini-sdxl"), dir, dir, dir)), 0);
+    assert_int_equal(system(arena_printf(a, "cp -r '%s' '%s' && chmod -R u+w '%s' && rm -r '%s/text_encoder'",
+                                         golden_path(a, "mini-sdxl"), dir, dir, dir)), 0);
     expect_refused(dir, "SDXL refiner");
     arena_destroy(&a);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts), cmocka_unit_test(test_pictures), cmocka_unit_test(test_empty_differs), cmocka_unit_test(test_trace),
-                                       cmocka_unit_test(test_other_families),
-                                       cmocka_unit_test(test_other_parts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_parts),          cmocka_unit_test(test_pictures),
+                                       cmocka_unit_test(test_empty_differs),  cmocka_unit_test(test_trace),
+                                       cmocka_unit_test(test_other_families), cmocka_unit_test(test_other_parts)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

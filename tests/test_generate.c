@@ -49,7 +49,8 @@ static struct generator *generator(struct page *p, const char *sampler) {
 static uint8_t *draw(struct page *p, struct generator *g, float strength) {
     struct error e = {{0}};
     uint8_t *rgb = arena_alloc(p->a, (size_t)p->w * (size_t)p->h * 3);
-    struct generate_picture gp = {.prompt = golden_text(p->golden, "picture_prompt"), .negative = golden_text(p->golden, "picture_negative"),
+    struct generate_picture gp = {.prompt = golden_text(p->golden, "picture_prompt"),
+                                  .negative = golden_text(p->golden, "picture_negative"),
                                   .seed = (uint64_t)golden_number(p->golden, "seed"), .strength = &strength};
     if (!generator_run(g, &gp, NULL, rgb, &e)) fail_msg("%s", e.text);
     return rgb;

@@ -81,7 +81,8 @@ static void test_shared_gradient_is_copied(void **state) {
     struct graph *g = graph_create(a, TENSOR_F32);
     struct tensor_set *set = tensor_set_create(a, "p", TENSOR_F32, true, 1 << 20);
     struct shape s = {1, 1, 1, 8};
-    int pa = graph_slot(g, set, SET_DATA, tensor_set_add(set, "a", s)), pb = graph_slot(g, set, SET_DATA, tensor_set_add(set, "b", s));
+    int pa = graph_slot(g, set, SET_DATA, tensor_set_add(set, "a", s)),
+        pb = graph_slot(g, set, SET_DATA, tensor_set_add(set, "b", s));
     int y = graph_add(g, pa, pb, BCAST_NONE);
     int seed = graph_io(g, "seed", s);
     struct error err;
@@ -131,7 +132,8 @@ static void test_errors(void **state) {
     assert_false(graph_grad(g, y, graph_io(g, "seed", graph_shape(g, y)), &err));
     assert_non_null(strstr(err.text, "graph_slice"));
     g = graph_create(a, TENSOR_F32);
-    int bad = graph_linear(g, graph_io(g, "x", (struct shape){1, 1, 4, 8}), graph_io(g, "w", (struct shape){1, 1, 4, 6}), -1, -1);
+    int bad =
+        graph_linear(g, graph_io(g, "x", (struct shape){1, 1, 4, 8}), graph_io(g, "w", (struct shape){1, 1, 4, 6}), -1, -1);
     assert_int_equal(bad, -1);
     assert_int_equal(graph_unary(g, UNARY_SILU, bad), -1);
     assert_false(graph_ok(g, &err));

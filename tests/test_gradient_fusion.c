@@ -25,7 +25,8 @@ static void test_cholesky(void **state) {
     for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
         size_t n = sizes[c], k = n + 5;
         float *x = arena_alloc_n(a, n * k, sizeof *x);
-        double *m = arena_alloc_n(a, n * n, sizeof *m), *l = arena_alloc_n(a, n * n, sizeof *l), *rows = arena_alloc_n(a, 2 * n, sizeof *rows);
+        double *m = arena_alloc_n(a, n * n, sizeof *m), *l = arena_alloc_n(a, n * n, sizeof *l),
+               *rows = arena_alloc_n(a, 2 * n, sizeof *rows);
         rng_randn(&r, x, n * k);
         for (size_t i = 0; i < n; i++)
             for (size_t j = 0; j < n; j++)
@@ -34,7 +35,8 @@ static void test_cholesky(void **state) {
         assert_true(cholesky_factor(l, n));
         for (size_t i = 0; i < 2 * n; i++) rows[i] = x[i % (n * k)];
         cholesky_solve_rows(l, n, rows, 2);
-        for (size_t i = 0; i < 2 * n; i++) assert_true(fabs(cholesky_dot(rows + i / n * n, m + i % n * n, n) - x[i % (n * k)]) < 1e-8);
+        for (size_t i = 0; i < 2 * n; i++)
+            assert_true(fabs(cholesky_dot(rows + i / n * n, m + i % n * n, n) - x[i % (n * k)]) < 1e-8);
     }
     double not_positive[] = {1, 2, 2, 1};
     assert_false(cholesky_factor(not_positive, 2));
@@ -55,7 +57,8 @@ struct bench {
 
 static struct bench bench_open(void) {
     struct error e = {{0}};
-    struct bench b = {.a = arena_create(NULL), .golden = golden_open("mini-sd1.gradient-fusion"), .e = session_open("mini-sd1", session_default())};
+    struct bench b = {.a = arena_create(NULL), .golden = golden_open("mini-sd1.gradient-fusion"),
+                      .e = session_open("mini-sd1", session_default())};
     const char *paths[] = {golden_path(b.a, "mini-sd1.lora.safetensors"), golden_path(b.a, "mini-sd1.lora-2.safetensors")};
     assert_int_equal(sscanf(golden_text(b.golden, "weights"), "%f %f", &b.weights[0], &b.weights[1]), 2);
     struct lora_model layers = adapter_lora_model(b.e->model);
@@ -80,7 +83,8 @@ static struct fusion_inputs inputs_of(struct bench *b, int lora) {
     float *all = golden_rows(b->golden, "x", b->a, &s), *times = golden_rows(b->golden, "t", b->a, NULL);
     float *both = golden_rows(b->golden, "context", b->a, NULL);
     int n = s.n / LORAS;
-    size_t latent = (size_t)(s.h * s.w * s.c), context = (size_t)model_window(b->e->model) * (size_t)model_context_dim(b->e->model);
+    size_t latent = (size_t)(s.h * s.w * s.c),
+           context = (size_t)model_window(b->e->model) * (size_t)model_context_dim(b->e->model);
     float *x = arena_alloc_n(b->a, (size_t)n, latent * sizeof *x), *t = arena_alloc_n(b->a, (size_t)n, sizeof *t);
     float *contexts = arena_alloc_n(b->a, (size_t)n, context * sizeof *contexts);
     for (int i = 0; i < n; i++) {
@@ -88,7 +92,8 @@ static struct fusion_inputs inputs_of(struct bench *b, int lora) {
         memcpy(x + (size_t)i * latent, all + (size_t)(i * LORAS + lora) * latent, latent * sizeof *x);
         memcpy(contexts + (size_t)i * context, both + (size_t)lora * context, context * sizeof *contexts);
     }
-    return (struct fusion_inputs){.n = n, .w = s.w, .h = s.h, .side = s.w * 8, .x = x, .t = t, .context = contexts, .pooled = t};
+    return (struct fusion_inputs){.n = n, .w = s.w, .h = s.h, .side = s.w * 8, .x = x, .t = t, .context = contexts,
+                                  .pooled = t};
 }
 
 /* The layers that the golden has an objective for. */
@@ -107,7 +112,8 @@ static float *delta_of(const struct bench *b, int lora, const struct nn_target *
     struct error e = {{0}};
     float *d = arena_alloc_n(a, (size_t)shape_elems(t->weight), sizeof *d);
     for (int i = 0; i < b->files[lora]->n_modules; i++)
-        if (b->files[lora]->modules[i].target == t && !lora_module_delta(&b->files[lora]->modules[i], NULL, d, NULL, &e)) fail_msg("%s", e.text);
+        if (b->files[lora]->modules[i].target == t && !lora_module_delta(&b->files[lora]->modules[i], NULL, d, NULL, &e))
+            fail_msg("%s", e.text);
     for (int64_t i = 0; i < shape_elems(t->weight); i++) d[i] *= b->weights[lora];
     return d;
 }
@@ -133,7 +139,8 @@ static void check_layer(struct bench *b, const struct nn_target *t, struct watch
     size_t out = (size_t)t->weight.w, in = (size_t)t->weight.c;
     const double *grams[LORAS] = {watch_gram(watches[0], t), watch_gram(watches[1], t)};
     assert_true(grams[0] && grams[1]);
-    float *deltas[LORAS], *change = arena_alloc_n(a, out * in, sizeof *change), *plain = arena_alloc_n(a, out * in, sizeof *plain);
+    float *deltas[LORAS], *change = arena_alloc_n(a, out * in, sizeof *change),
+                          *plain = arena_alloc_n(a, out * in, sizeof *plain);
     struct fusion_system *s = fusion_system_create(a, grams, LORAS, (int)in);
     assert_non_null(s);
     for (int k = 0; k < LORAS; k++) {
@@ -197,8 +204,10 @@ static void test_whole(void **state) {
     struct engine *e = session_open("mini-sd1", session_default());
     const char *paths[] = {golden_path(a, "mini-sd1.lora-te.safetensors"), golden_path(a, "mini-sd1.lora-2.safetensors")};
     struct train_merge_params p = train_merge_params_default();
-    p.method = train_merger_find("gradient-fusion"), p.e = e, p.loras = paths, p.weights = weights, p.n = 2, p.prompts = prompts;
-    p.pictures = 1, p.draw_steps = 2, p.times = 2, p.resolution = 64, p.seed = 4, p.rank = 4, p.out = scratch_path("fused.safetensors");
+    p.method = train_merger_find("gradient-fusion"), p.e = e, p.loras = paths, p.weights = weights, p.n = 2,
+    p.prompts = prompts;
+    p.pictures = 1, p.draw_steps = 2, p.times = 2, p.resolution = 64, p.seed = 4, p.rank = 4,
+    p.out = scratch_path("fused.safetensors");
     char hash[2][65];
     for (int k = 0; k < 2; k++) {
         struct lora_merge_result r;
@@ -216,6 +225,7 @@ static void test_whole(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cholesky), cmocka_unit_test(test_beside_torch), cmocka_unit_test(test_whole)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cholesky), cmocka_unit_test(test_beside_torch),
+                                       cmocka_unit_test(test_whole)};
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

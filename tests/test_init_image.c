@@ -40,7 +40,8 @@ static struct generate_params params(const struct page *p, const char *sampler) 
 }
 
 static struct generate_picture what(const struct page *p, const struct init_image *init) {
-    return (struct generate_picture){.prompt = golden_text(p->golden, "picture_prompt"), .negative = golden_text(p->golden, "picture_negative"),
+    return (struct generate_picture){.prompt = golden_text(p->golden, "picture_prompt"),
+                                     .negative = golden_text(p->golden, "picture_negative"),
                                      .seed = (uint64_t)golden_number(p->golden, "seed"), .init = init};
 }
 
@@ -96,8 +97,8 @@ static void test_hires(void **state) {
     for (int i = 0; i < 2; i++) {
         struct error e = {{0}};
         struct generate_params gp = params(&p, "euler-a");
-        struct hires_params hp = {.scale = golden_number(p.golden, "scale"), .strength = golden_number(p.golden, "hires_strength"),
-                                  .upscaler = (enum hires_upscaler)i};
+        struct hires_params hp = {.scale = golden_number(p.golden, "scale"),
+                                  .strength = golden_number(p.golden, "hires_strength"), .upscaler = (enum hires_upscaler)i};
         struct generate_picture picture = what(&p, NULL);
         int w, h;
         hires_size(p.e->model, &hp, p.w, p.h, &w, &h);

@@ -74,8 +74,10 @@ static struct bytes *png_row(int w, int channels, const uint8_t *px) {
 
 static struct bytes *jpeg_with_orientation(bool progressive, int orientation, bool big_endian) {
     struct bytes *out = arena_alloc(a, sizeof *out);
-    uint8_t le[] = {'E', 'x', 'i', 'f', 0, 0, 'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0, 0x12, 1, 3, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
-    uint8_t be[] = {'E', 'x', 'i', 'f', 0, 0, 'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1, 1, 0x12, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0};
+    uint8_t le[] = {'E',  'x', 'i', 'f', 0, 0, 'I', 'I', 42, 0, 8, 0, 0, 0, 1, 0,
+                    0x12, 1,   3,   0,   1, 0, 0,   0,   0,  0, 0, 0, 0, 0, 0, 0};
+    uint8_t be[] = {'E', 'x',  'i', 'f', 0, 0, 'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1,
+                    1,   0x12, 0,   3,   0, 0, 0,   1,   0, 0,  0, 0, 0, 0, 0, 0};
     const uint8_t *plain = progressive ? tiny_jpeg_progressive : tiny_jpeg_baseline;
     size_t n = progressive ? sizeof tiny_jpeg_progressive : sizeof tiny_jpeg_baseline;
     le[24] = be[25] = (uint8_t)orientation;
@@ -278,7 +280,8 @@ static void damage_stays_harmless(void **s) {
 static void texts_round_trip(void **s) {
     struct error e = {0};
     struct image im = pattern(4, 4);
-    struct png_text in[] = {{"parameters", "a cat\nSteps: 20"}, {"latin", "caf\xc3\xa9"}, {"wide", "\xe7\x8c\xab"}, {"empty", ""}};
+    struct png_text in[] = {{"parameters", "a cat\nSteps: 20"}, {"latin", "caf\xc3\xa9"}, {"wide", "\xe7\x8c\xab"},
+                            {"empty", ""}};
     struct png_text *out;
     size_t n;
     assert_true(png_write(scratch_path("t.png"), &im, in, 4, &e));
@@ -312,8 +315,8 @@ static void hostile_texts(void **s) {
     } bad[] = {
         {"tEXt", "", 0},           {"tEXt", "nokey", 5},       {"tEXt", "\0x", 2},          {"zTXt", "k\0", 2},
         {"zTXt", "k\0\1x", 4},     {"zTXt", "k\0\0garbage", 9}, {"iTXt", "k\0", 2},          {"iTXt", "k\0\0\0", 4},
-        {"iTXt", "k\0\0\0en\0", 7}, {"iTXt", "k\0\0\0\0\0\xff", 7}, {"iTXt", "k\0\0\0\0\0a\0b", 9}, {"iTXt", "k\0\1\0\0\0zz", 8},
-        {"iTXt", "k\0\2\0\0\0zz", 8},
+        {"iTXt", "k\0\0\0en\0", 7}, {"iTXt", "k\0\0\0\0\0\xff", 7}, {"iTXt", "k\0\0\0\0\0a\0b", 9},
+        {"iTXt", "k\0\1\0\0\0zz", 8}, {"iTXt", "k\0\2\0\0\0zz", 8},
     };
     struct bytes *f;
     struct png_text *out;
@@ -342,7 +345,8 @@ static void grid_places_cells(void **s) {
     struct error e = {0};
     struct image cells[4] = {pattern(64, 64), {0}, pattern(64, 64), pattern(32, 40)}, out;
     const char *rows[] = {"a fox in the snow, seen from far away and above", "caf\xc3\xa9"}, *cols[] = {"0", "strength 1"};
-    struct image_grid_params p = {.rows = 2, .cols = 2, .cells = cells, .row_labels = rows, .col_labels = cols, .title = "Title"};
+    struct image_grid_params p = {.rows = 2, .cols = 2, .cells = cells, .row_labels = rows, .col_labels = cols,
+                                  .title = "Title"};
     assert_true(image_grid(a, &p, &out, &e));
     assert_true(out.w > 134 && out.h > 134);
     assert_memory_equal(out.rgb, ((uint8_t[]){255, 255, 255}), 3);
@@ -359,10 +363,10 @@ static void grid_places_cells(void **s) {
 int main(void) {
     const struct CMUnitTest tests[] = {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-        TEST(resize_equals_pillow),  TEST(cover_keeps_the_middle), TEST(png_round_trip),
-        TEST(alpha_lands_on_white),  TEST(orientation_is_applied), TEST(limits),
-        TEST(pixels_must_match_the_header), TEST(huffman_counts_are_checked), TEST(damage_stays_harmless), TEST(texts_round_trip),
-        TEST(hostile_texts),         TEST(grid_places_cells),
+        TEST(resize_equals_pillow),         TEST(cover_keeps_the_middle),     TEST(png_round_trip),
+        TEST(alpha_lands_on_white),         TEST(orientation_is_applied),     TEST(limits),
+        TEST(pixels_must_match_the_header), TEST(huffman_counts_are_checked), TEST(damage_stays_harmless),
+        TEST(texts_round_trip),             TEST(hostile_texts),              TEST(grid_places_cells),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -28,7 +28,8 @@ static void full_recipe_round_trips(void **s) {
     struct recipe in = {
         .prompt = "a fox,\nin the (snow:1.2)", .negative = "blurry, bad\nworse", .loras = loras, .n_loras = 2, .steps = 20,
         .w = 128, .h = 192, .has_cfg = true, .cfg = 7.5, .has_seed = true, .seed = UINT64_MAX, .sampler = "DPM++ 2M",
-        .schedule = "Karras", .model = "demo", .model_hash = "abcdef0123", .version = "atelier 1.0", .extra = extra, .n_extra = 2};
+        .schedule = "Karras", .model = "demo", .model_hash = "abcdef0123", .version = "atelier 1.0", .extra = extra,
+        .n_extra = 2};
     char *text = recipe_format(a, &in);
     assert_string_equal(text, "a fox,\nin the (snow:1.2) <lora:ink:0.8> <lora:out-line v2:-1>\n"
                               "Negative prompt: blurry, bad\nworse\n"
@@ -59,8 +60,8 @@ static void full_recipe_round_trips(void **s) {
 static void others_texts_are_read(void **s) {
     struct recipe r;
     struct error e = {0};
-    assert_true(recipe_parse(a, "cat\nSteps: 30, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 512x768, Model hash: 6ce0161689, "
-                                "Model: v1-5, Denoising strength: 0.7, Hires resize: \"1024x0\"\r\n", &r, &e));
+    assert_true(recipe_parse(a, "cat\nSteps: 30, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 512x768, Model hash: "
+                                "6ce0161689, Model: v1-5, Denoising strength: 0.7, Hires resize: \"1024x0\"\r\n", &r, &e));
     assert_string_equal(r.prompt, "cat");
     assert_string_equal(r.negative, "");
     assert_true(r.steps == 30 && r.seed == 42 && r.h == 768);
@@ -118,7 +119,8 @@ static void loras_are_cut_out(void **s) {
 
 /* Any text may be under "parameters"; cut and mixed ones must not harm. */
 static void hostile_texts_are_harmless(void **s) {
-    const char *base = "x <lora:a:1>\nNegative prompt: \"n\\\nSteps: 2, Sampler: \"a\\\"b, Seed: 3, Size: 4x5, Lora hashes: \"a: 1, b";
+    const char *base =
+        "x <lora:a:1>\nNegative prompt: \"n\\\nSteps: 2, Sampler: \"a\\\"b, Seed: 3, Size: 4x5, Lora hashes: \"a: 1, b";
     struct recipe r;
     struct error e;
     for (size_t n = 0; n <= strlen(base); n++) {

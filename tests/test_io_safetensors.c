@@ -99,7 +99,8 @@ static void hostile_headers(void **s) {
 /* Files that did not arrive are called what they are, and the sentence says what to do. */
 static void what_lies_in_place_of_weights(void **s) {
     static const struct { const char *name, *bytes, *says; } files[] = {
-        {"m.ckpt", "abc", "no checkpoint: a .ckpt file is a zip archive written by torch.save, and this one of 3 bytes is not; fetch"},
+        {"m.ckpt", "abc", "no checkpoint: a .ckpt file is a zip archive written by torch.save, and this one of 3 bytes is not; "
+                          "fetch"},
         {"m.pt", "some garbage that is long enough", "no checkpoint: a .pt file"},
         {"m.bin", "\x10garbage that claims a header", "no checkpoint: a .bin file"},
         {"m.safetensors", "abc", "not a sound safetensors file: it has only 3 bytes; fetch"},

@@ -19,7 +19,8 @@ static struct st_file *must_open(struct arena *a, const char *name) {
 }
 
 /* Tensor of this shape whose values are SEED + start + i * step. */
-static void check_ramp(const struct st_file *f, const char *name, enum st_dtype dtype, int rank, const int64_t *dims, int start) {
+static void check_ramp(const struct st_file *f, const char *name, enum st_dtype dtype, int rank, const int64_t *dims,
+                       int start) {
     const struct st_tensor *t = st_find(f, name);
     struct error e = {0};
     float v[64];
@@ -87,7 +88,8 @@ static void hostile_files_are_told(void **state) {
     static const char *const cases[][2] = {
         {"evil.pt", "system"}, {"old.pt", "before 1.6"}, {"cut.pt", "cut short"}, {"lacks-storage.pt", "not in the archive"},
         {"short-storage.pt", "past the end of its storage"}, {"big-endian.pt", "big-endian"}, {"repeats.pt", "plausible"},
-        {"looped.pt", "no tensors"}, {"no-pickle.pt", "without a data.pkl"}, {"noise.pt", "pickle"}, {"twice.pt", "two tensors"}};
+        {"looped.pt", "no tensors"}, {"no-pickle.pt", "without a data.pkl"}, {"noise.pt", "pickle"},
+        {"twice.pt", "two tensors"}};
     struct arena *a = arena_create(NULL);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};

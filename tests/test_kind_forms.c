@@ -181,13 +181,14 @@ static void test_replacement(void **state) {
 
 /* Norms by LDM's numbers; ComfyUI calls a norm's difference diff. */
 static void test_norm_names(void **state) {
-    static const struct { const char *name, *path; } rows[] = {
-        {"lora_unet_input_blocks_1_0_in_layers_0.w_norm", NORM},
-        {"lora_unet_down_blocks_0_resnets_0_norm1.diff", NORM},
-        {"lora_unet_input_blocks_1_0_out_layers_0.w_norm", "down_blocks.0.resnets.0.norm2"},
-        {"lora_unet_input_blocks_1_1_transformer_blocks_0_norm3.w_norm", "down_blocks.0.attentions.0.transformer_blocks.0.norm3"},
-        {"diffusion_model.input_blocks.1.1.norm.diff", "down_blocks.0.attentions.0.norm"},
-        {"lora_unet_out_0.w_norm", "conv_norm_out"}};
+    static const struct { const char *name, *path;
+    } rows[] = {{"lora_unet_input_blocks_1_0_in_layers_0.w_norm", NORM},
+                {"lora_unet_down_blocks_0_resnets_0_norm1.diff", NORM},
+                {"lora_unet_input_blocks_1_0_out_layers_0.w_norm", "down_blocks.0.resnets.0.norm2"},
+                {"lora_unet_input_blocks_1_1_transformer_blocks_0_norm3.w_norm",
+                 "down_blocks.0.attentions.0.transformer_blocks.0.norm3"},
+                {"diffusion_model.input_blocks.1.1.norm.diff", "down_blocks.0.attentions.0.norm"},
+                {"lora_unet_out_0.w_norm", "conv_norm_out"}};
     struct bench b;
     struct error e = {0};
     begin(&b);
@@ -260,8 +261,9 @@ static void put_mutated(struct bench *b, const struct st_tensor *t) {
 
 /* Whatever shapes come together, what is taken gives numbers, and what is not says why. */
 static void test_wrong_shapes(void **state) {
-    static const char *const names[] = {"locon", "dora-rows", "dora-columns", "loha", "loha-tucker-dora", "lokr", "lokr-tucker-dora",
-                                        "glora", "ia3", "oft", "boft", "full", "norm", "peft-dora", "peft-ia3", "peft-oft", "peft-boft"};
+    static const char *const names[] = {"locon", "dora-rows", "dora-columns", "loha", "loha-tucker-dora", "lokr",
+                                        "lokr-tucker-dora", "glora", "ia3", "oft", "boft", "full", "norm", "peft-dora",
+                                        "peft-ia3", "peft-oft", "peft-boft"};
     enum { FILES = sizeof names / sizeof *names, ROUNDS = 680 };
     struct bench b;
     struct error e = {0};

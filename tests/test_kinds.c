@@ -32,7 +32,8 @@ static const char *kind_path(struct bench *b, const char *name) {
 static int setup(void **state) {
     static struct bench b;
     struct error e = {0};
-    b = (struct bench){.arena = arena_create(NULL), .golden = golden_open("kinds/golden"), .model_golden = golden_open(MODEL ".golden")};
+    b = (struct bench){.arena = arena_create(NULL), .golden = golden_open("kinds/golden"),
+                       .model_golden = golden_open(MODEL ".golden")};
     b.names = json_loads(golden_text(b.golden, "names"), 0, NULL);
     b.strengths = json_loads(golden_text(b.golden, "strengths"), 0, NULL);
     b.mixed = json_loads(golden_text(b.golden, "mixed"), 0, NULL);
@@ -107,7 +108,8 @@ static void test_deltas(void **state) {
         const char *name = json_string_value(json_array_get(b->names, i));
         struct lora_file *f = lora_file_open(kind_path(b, name), keys, &e);
         if (!f) fail_msg("%s", e.text);
-        if (f->n_by_status[LORA_MATCHED] != f->n_modules || f->n_foreign) fail_msg("%s: %s", name, lora_file_report(f, b->arena));
+        if (f->n_by_status[LORA_MATCHED] != f->n_modules || f->n_foreign)
+            fail_msg("%s: %s", name, lora_file_report(f, b->arena));
         int compared = 0;
         double worst = 0;
         for (int k = 0; k < f->n_modules; k++) worst = fmax(worst, module_error(b, name, &f->modules[k], &compared));
@@ -187,6 +189,7 @@ static void test_mixed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deltas), cmocka_unit_test(test_outputs), cmocka_unit_test(test_mixed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_deltas), cmocka_unit_test(test_outputs),
+                                       cmocka_unit_test(test_mixed)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

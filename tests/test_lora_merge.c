@@ -267,8 +267,8 @@ static void test_maps(void **state) {
         int calls = 0;
         struct lora_file *in[] = {must_open(pair[0]), must_open(c ? others[1] : pair[1])};
         struct lora_merge_maps maps = {map_rows, &calls};
-        struct lora_merge_params p = {.method = &learnt, .files = in, .weights = weights, .n = 2, .dtype = ST_F32, .maps = &maps,
-                                      .settings = "--steps 3"};
+        struct lora_merge_params p = {.method = &learnt, .files = in, .weights = weights, .n = 2, .dtype = ST_F32,
+                                      .maps = &maps, .settings = "--steps 3"};
         if (!lora_merge(&p, model.keys, scratch_path("mapped.safetensors"), &r, &e)) fail_msg("%s", e.text);
         assert_int_equal(calls, in[0]->n_modules + in[1]->n_modules);
         if (!c) assert_int_equal(r.rank_max, 7);

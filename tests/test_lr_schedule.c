@@ -16,8 +16,9 @@ static void test_against_transformers(void **state) {
     for (size_t i = 0; i < json_array_size(cases); i++) {
         const json_t *o = json_array_get(cases, i), *factors = json_object_get(o, "factors");
         struct error e = {{0}};
-        struct train_schedule_params p = {.warmup = number(o, "warmup"), .cycles = (int)number(o, "cycles"), .power = number(o, "power"),
-                                          .end = number(o, "end"), .least = number(o, "least"), .timescale = number(o, "timescale"),
+        struct train_schedule_params p = {.warmup = number(o, "warmup"), .cycles = (int)number(o, "cycles"),
+                                          .power = number(o, "power"), .end = number(o, "end"), .least = number(o, "least"),
+                                          .timescale = number(o, "timescale"),
                                           .decay = number(o, "decay")};
         const char *name = json_string_value(json_object_get(o, "kind"));
         assert_true(train_schedule_parse(name, &p.kind, &e) && train_schedule_check(&p, &e));

@@ -26,7 +26,8 @@ static void test_tiles_are_diffusers(void **state) {
     struct engine *engine = session_open("mini-sd1", session_default());
     engine->params.vae_tiling = ENGINE_TILING_ON, engine->params.vae_tile = TILE;
     struct shape image, latent, moments;
-    const float *x = rows_of(f, "image", a, &image), *want = rows_of(f, "moments", a, &moments), *z = rows_of(f, "latents", a, &latent);
+    const float *x = rows_of(f, "image", a, &image), *want = rows_of(f, "moments", a, &moments),
+                *z = rows_of(f, "latents", a, &latent);
     size_t n = (size_t)shape_elems(moments), m = (size_t)shape_elems(image);
     float *got = arena_alloc_n(a, n, sizeof *got), *scaled = arena_alloc_n(a, (size_t)shape_elems(latent), sizeof *scaled);
     struct vae_session *s = vae_session_create(engine, true, 1, image.w, image.h, &e);

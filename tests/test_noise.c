@@ -39,7 +39,8 @@ static void check(const struct st_file *f, const char *key) {
     struct noise_params p = params_of(settings);
     assert_true(noise_params_check(&p, &e));
     struct noise_size s;
-    float *latents = tensor(f, a, key, "latents", &s), *noise = tensor(f, a, key, "noise", &s), *want = tensor(f, a, key, "result", &s);
+    float *latents = tensor(f, a, key, "latents", &s), *noise = tensor(f, a, key, "noise", &s),
+          *want = tensor(f, a, key, "result", &s);
     size_t n = (size_t)(s.n * s.h * s.w) * (size_t)s.c;
     float *room = arena_alloc_n(a, n, sizeof *room);
     struct rng rng;

@@ -126,7 +126,8 @@ static void test_references_fill_results(void **state) {
         for (int i = 0; i < g->nodes[node].n_out; i++) {
             int v = g->nodes[node].out[i];
             for (int64_t e = 0; e < shape_elems(graph_shape(g, v)); e++)
-                if (!isfinite(data[v][e])) fail_msg("%s (%s): result %d, element %lld", op_table[c->op].name, c->name, i, (long long)e);
+                if (!isfinite(data[v][e]))
+                    fail_msg("%s (%s): result %d, element %lld", op_table[c->op].name, c->name, i, (long long)e);
         }
         arena_destroy(&a);
     }

@@ -305,7 +305,8 @@ static bool try_row(struct rig *rig, const struct op_case *c, const struct kerne
             ++*ran;
         }
     }
-    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", weight in f16", ", weight in int8", ", weight in nf4"};
+    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", weight in f16", ", weight in int8",
+                                             ", weight in nf4"};
     if (!ok) print_error("%s__%s, %s%s: %s\n", op_table[c->op].name, row->variant, c->name, modes[mode], t.why);
     gpu_program_destroy(&prog);
     gpu_set_destroy(&t.weights_data);
@@ -369,7 +370,8 @@ static void test_every_case_has_a_row(void **state) {
 }
 
 static bool open_rig(struct rig *rig, struct error *err) {
-    struct gpu_params p = {.device = test_device(), .force_class = rig->cls, .f32 = rig->f32, .validate = getenv("ATELIER_VALIDATE") != NULL};
+    struct gpu_params p = {.device = test_device(), .force_class = rig->cls, .f32 = rig->f32,
+                           .validate = getenv("ATELIER_VALIDATE") != NULL};
     rig->dev = gpu_device_create(&p, err);
     if (!rig->dev) return false;
     rig->storage = gpu_device_storage(rig->dev);

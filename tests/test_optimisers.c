@@ -58,10 +58,12 @@ static bool yes(const json_t *o, const char *key) { return json_is_true(json_obj
 
 static struct optimiser *open_case(struct pair *p, struct engine *e, const json_t *o, float loss_scale) {
     struct error err = {{0}};
-    struct optimiser_params op = {.name = json_string_value(json_object_get(o, "name")), .weight_decay = (float)number(o, "weight_decay"),
-                                  .max_grad_norm = (float)number(o, "clip"), .d_coef = (float)number(o, "d_coef"),
+    struct optimiser_params op = {.name = json_string_value(json_object_get(o, "name")),
+                                  .weight_decay = (float)number(o, "weight_decay"), .max_grad_norm = (float)number(o, "clip"),
+                                  .d_coef = (float)number(o, "d_coef"),
                                   .growth = (float)number(o, "growth"), .bias_correction = yes(o, "bias_correction"),
-                                  .safeguard = yes(o, "safeguard"), .relative_step = yes(o, "relative"), .scale_by_param = yes(o, "scale")};
+                                  .safeguard = yes(o, "safeguard"), .relative_step = yes(o, "relative"),
+                                  .scale_by_param = yes(o, "scale")};
     struct optimiser_slot slots[2];
     slots[p->down] = (struct optimiser_slot){1, COLUMNS, RANK, IN};
     slots[p->up] = (struct optimiser_slot){(float)number(o, "ratio"), OUT, OUT, RANK};
@@ -127,7 +129,8 @@ static void check_case(struct pair *p, struct engine *e, const char *name, float
 }
 
 static void run_rig(int rig, float loss_scale) {
-    static const char *const names[] = {"adamw", "adamw_plus", "lion", "schedule_free", "prodigy", "prodigy_usual", "adafactor", "adafactor_relative"};
+    static const char *const names[] = {"adamw",   "adamw_plus",    "lion",      "schedule_free",
+                                        "prodigy", "prodigy_usual", "adafactor", "adafactor_relative"};
     struct error err = {{0}};
     struct engine *e = session_open("mini-odd", rig);
     struct pair p = {.a = arena_create(NULL), .golden = golden_open("optimisers")};

@@ -139,7 +139,9 @@ static int class_files(const struct train_params *p) {
     return (int)n;
 }
 
-static const char *class_file(const struct train_params *p, int i) { return arena_printf(runs_arena, "%s/class-%05d.png", p->class_data, i); }
+static const char *class_file(const struct train_params *p, int i) {
+    return arena_printf(runs_arena, "%s/class-%05d.png", p->class_data, i);
+}
 
 /* Number 3 is what the model draws from seed 3. */
 static void check_picture(const struct train_params *p) {
@@ -148,7 +150,8 @@ static void check_picture(const struct train_params *p) {
     struct generator *g = generator_create(runs_engine, &gp, &e);
     struct image drawn = image_create(runs_arena, RUNS_SIDE, RUNS_SIDE), kept;
     struct generate_picture picture = {.prompt = p->class_prompt, .seed = 3};
-    if (!g || !generator_run(g, &picture, NULL, drawn.rgb, &e) || !image_load(runs_arena, class_file(p, 3), 16, &kept, &e)) fail_msg("%s", e.text);
+    if (!g || !generator_run(g, &picture, NULL, drawn.rgb, &e) || !image_load(runs_arena, class_file(p, 3), 16, &kept, &e))
+        fail_msg("%s", e.text);
     assert_memory_equal(drawn.rgb, kept.rgb, RUNS_SIDE * RUNS_SIDE * 3);
     generator_destroy(&g);
 }
@@ -224,12 +227,14 @@ static void test_plan(void **state) {
 
 static void set_much(struct train_params *p) {
     p->buckets = (struct bucket_params){.on = true, .min = 32, .max = 128, .step = 16};
-    p->flip = true, p->caption_dropout = 0.2f, p->accumulate = 2, p->prior_weight = 0.5f, p->remat = TRAIN_REMAT_ON, p->ema = 0.9f;
+    p->flip = true, p->caption_dropout = 0.2f, p->accumulate = 2, p->prior_weight = 0.5f, p->remat = TRAIN_REMAT_ON,
+    p->ema = 0.9f;
 }
 static void set_text(struct train_params *p) { p->train_text_encoder = true; }
 
 static void resumes(const char *name, void (*set)(struct train_params *)) {
-    struct train_params whole = subject(arena_printf(runs_arena, "%s-whole", name)), halves = subject(arena_printf(runs_arena, "%s-halves", name));
+    struct train_params whole = subject(arena_printf(runs_arena, "%s-whole", name)),
+                        halves = subject(arena_printf(runs_arena, "%s-halves", name));
     halves.class_data = whole.class_data;
     whole.steps = halves.steps = 5;
     set(&whole), set(&halves);
@@ -272,8 +277,9 @@ static void test_sentences(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loss), cmocka_unit_test(test_accumulate), cmocka_unit_test(test_pictures), cmocka_unit_test(test_own_pictures),
-        cmocka_unit_test(test_plan), cmocka_unit_test(test_resume),     cmocka_unit_test(test_sentences),
+        cmocka_unit_test(test_loss),         cmocka_unit_test(test_accumulate), cmocka_unit_test(test_pictures),
+        cmocka_unit_test(test_own_pictures), cmocka_unit_test(test_plan),       cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_sentences),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

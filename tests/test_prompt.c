@@ -57,7 +57,8 @@ static void test_brackets(void **state) {
         for (int k = 0; k < got.n && k < 6; k++) {
             const struct prompt_run *g = &got.items[k], *r = &w->want[k];
             if (strcmp(g->text, r->text) || g->weight != r->weight || g->is_break != r->is_break)
-                fail_msg("\"%s\": run %d is \"%s\" at %.17g, not \"%s\" at %.17g", w->text, k, g->text, g->weight, r->text, r->weight);
+                fail_msg("\"%s\": run %d is \"%s\" at %.17g, not \"%s\" at %.17g", w->text, k, g->text, g->weight, r->text,
+                         r->weight);
         }
     }
     arena_destroy(&a);
@@ -106,10 +107,10 @@ static const struct scheduled schedules[] = {
     {"[a:1.3] (b:1.2) \\[c:3\\]", {{10, " (b:1.2) \\[c:3\\]"}}, 1},
     {"[a:b:c]", {{10, "[a:b:c]"}}, 1},
     {"a | b [c:3]", {{10, "a | b [c:3]"}}, 1},
-    {"[fe|]male", {{1, "female"}, {2, "male"}, {3, "female"}, {4, "male"}, {5, "female"}, {6, "male"}, {7, "female"}, {8, "male"},
-                   {9, "female"}, {10, "male"}}, 10},
-    {"[a|(b:1.1)|[c:3]]", {{1, "a"}, {2, "(b:1.1)"}, {3, ""}, {4, "a"}, {5, "(b:1.1)"}, {6, "c"}, {7, "a"}, {8, "(b:1.1)"}, {9, "c"},
-                           {10, "a"}}, 10},
+    {"[fe|]male", {{1, "female"}, {2, "male"}, {3, "female"}, {4, "male"}, {5, "female"}, {6, "male"}, {7, "female"},
+                   {8, "male"}, {9, "female"}, {10, "male"}}, 10},
+    {"[a|(b:1.1)|[c:3]]", {{1, "a"}, {2, "(b:1.1)"}, {3, ""}, {4, "a"}, {5, "(b:1.1)"}, {6, "c"}, {7, "a"}, {8, "(b:1.1)"},
+                           {9, "c"}, {10, "a"}}, 10},
 };
 
 static void test_schedules(void **state) {
@@ -153,18 +154,21 @@ static void test_and(void **state) {
 
 static void test_hint(void **state) {
     assert_true(prompt_looks_a1111("a (cat:1.2)") && prompt_looks_a1111("a BREAK b"));
-    assert_false(prompt_looks_a1111("a cat (the black one)") || prompt_looks_a1111("at 10:30, (noon)") || prompt_looks_a1111("x:1)"));
+    assert_false(prompt_looks_a1111("a cat (the black one)") || prompt_looks_a1111("at 10:30, (noon)") ||
+                 prompt_looks_a1111("x:1)"));
 }
 
 /* ---- compel: tests/data/prompts.json, made by tests/reference/make_prompts.py ---- */
 
 static void check_runs(const char *text, const struct prompt_runs *got, const json_t *want) {
-    if ((size_t)got->n != json_array_size(want)) fail_msg("\"%s\": %d runs instead of %zu", text, got->n, json_array_size(want));
+    if ((size_t)got->n != json_array_size(want))
+        fail_msg("\"%s\": %d runs instead of %zu", text, got->n, json_array_size(want));
     for (int i = 0; i < got->n; i++) {
         const char *words = json_string_value(json_array_get(json_array_get(want, (size_t)i), 0));
         double weight = json_number_value(json_array_get(json_array_get(want, (size_t)i), 1));
         if (strcmp(got->items[i].text, words) || fabs(got->items[i].weight - weight) > 1e-15 * fabs(weight))
-            fail_msg("\"%s\": run %d is \"%s\" at %.17g, not \"%s\" at %.17g", text, i, got->items[i].text, got->items[i].weight, words, weight);
+            fail_msg("\"%s\": run %d is \"%s\" at %.17g, not \"%s\" at %.17g", text, i, got->items[i].text,
+                     got->items[i].weight, words, weight);
     }
 }
 
@@ -192,14 +196,15 @@ static void test_compel(void **state) {
     if (!file) fail_msg("%s", e.text);
     assert_true(json_array_size(all) > 20);
     for (size_t i = 0; i < json_array_size(all); i++)
-        check_compel(a, json_string_value(json_object_get(json_array_get(all, i), "text")), json_object_get(json_array_get(all, i), "parts"));
+        check_compel(a, json_string_value(json_object_get(json_array_get(all, i), "text")),
+                     json_object_get(json_array_get(all, i), "parts"));
     json_decref(file);
     arena_destroy(&a);
 }
 
 static void test_compel_refuses(void **state) {
-    static const char *const texts[] = {"a cat.swap(dog)", "withLora(x) fox", "(\"a\", \"b\").and(1)", "(\"a\", \"b\").blend(1, -1)",
-                                        "(\"a\", \"b\").blend(1, 1) more"};
+    static const char *const texts[] = {"a cat.swap(dog)", "withLora(x) fox", "(\"a\", \"b\").and(1)",
+                                        "(\"a\", \"b\").blend(1, -1)", "(\"a\", \"b\").blend(1, 1) more"};
     struct arena *a = arena_create(NULL);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct error e = {{0}};
@@ -249,7 +254,8 @@ static void test_windows(void **state) {
     assert_int_equal(c.n, 1);
     assert_true(c.items[0].ids[0] == tokenizer_bos(t) && c.items[0].ids[76] == tokenizer_eos(t) && !c.items[0].weighted);
     c = chunks_of(a, t, repeat(a, "! ", 76), 0);
-    assert_true(c.n == 2 && filled(&c.items[1]) == 1 && c.items[1].ids[2] == tokenizer_eos(t) && c.items[1].ids[3] == tokenizer_pad(t));
+    assert_true(c.n == 2 && filled(&c.items[1]) == 1 && c.items[1].ids[2] == tokenizer_eos(t) &&
+                c.items[1].ids[3] == tokenizer_pad(t));
     /* The comma is token 70 of 75: what follows it moves along. At most 20 tokens do, and never with -1. */
     const char *text = arena_printf(a, "%s, %s", repeat(a, "! ", 70), repeat(a, "! ", 10));
     c = chunks_of(a, t, text, 0);
@@ -305,9 +311,10 @@ static void test_one_window(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_brackets),  cmocka_unit_test(test_hostile), cmocka_unit_test(test_schedules), cmocka_unit_test(test_and),
-        cmocka_unit_test(test_hint),      cmocka_unit_test(test_compel),
-        cmocka_unit_test(test_compel_refuses), cmocka_unit_test(test_windows), cmocka_unit_test(test_words),     cmocka_unit_test(test_one_window),
+        cmocka_unit_test(test_brackets),       cmocka_unit_test(test_hostile), cmocka_unit_test(test_schedules),
+        cmocka_unit_test(test_and),            cmocka_unit_test(test_hint),    cmocka_unit_test(test_compel),
+        cmocka_unit_test(test_compel_refuses), cmocka_unit_test(test_windows), cmocka_unit_test(test_words),
+        cmocka_unit_test(test_one_window),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Contexts of prompts with weights and of long ones, on the device, beside compel's and A1111's (tests/reference/make_prompts.py). */
+/* Contexts of prompts with weights and of long ones, on the device, beside compel's and A1111's
+ * (tests/reference/make_prompts.py). */
 #include "tests/support/cm.h"
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
@@ -13,7 +14,8 @@ static struct embedding_list words_of(struct arena *a, const struct st_file *gol
     if (strcmp(what, "word")) return list;
     list.n = list.cap = 1;
     list.items[0] = (struct embedding){.word = "<ink>", .n = 2};
-    for (int t = 0; t < m->n_texts; t++) list.items[0].vectors[t] = golden_weight(golden, arena_printf(a, "word.vectors.%d", t), a, NULL);
+    for (int t = 0; t < m->n_texts; t++)
+        list.items[0].vectors[t] = golden_weight(golden, arena_printf(a, "word.vectors.%d", t), a, NULL);
     return list;
 }
 
@@ -105,7 +107,8 @@ static void test_guide(void **state) {
     struct engine *e = session_open("mini-sd2", session_default());
     struct prompter_params params = {.style = PROMPT_A1111};
     struct prompter *p = prompter_create(e, &params, &err);
-    struct guide_params gp = {.prompt = "a [cat:dog:2] AND rain:0.5", .negative = "blue", .style = PROMPT_A1111, .n_steps = 4, .cfg = 3, .guided = true};
+    struct guide_params gp = {.prompt = "a [cat:dog:2] AND rain:0.5", .negative = "blue", .style = PROMPT_A1111, .n_steps = 4,
+                              .cfg = 3, .guided = true};
     struct guide g;
     if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
     assert_true(g.images == 3 && g.tokens == 77 && g.n_contexts == 4);
@@ -120,8 +123,8 @@ static void test_guide(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a1111),   cmocka_unit_test(test_learnt_words), cmocka_unit_test(test_compel), cmocka_unit_test(test_clip_skip),
-        cmocka_unit_test(test_padding), cmocka_unit_test(test_guide),
+        cmocka_unit_test(test_a1111),     cmocka_unit_test(test_learnt_words), cmocka_unit_test(test_compel),
+        cmocka_unit_test(test_clip_skip), cmocka_unit_test(test_padding),      cmocka_unit_test(test_guide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

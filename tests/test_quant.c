@@ -131,13 +131,17 @@ static void build(struct net *n, enum tensor_dtype storage) {
     n->adapter = tensor_set_create(n->a, "adapter", TENSOR_F32, true, 0);
     tensor_set_narrow(n->base, n->dtype, 32);
     n->x = graph_io(g, "x", (struct shape){1, 4, 6, 32});
-    int h = graph_linear(g, n->x, graph_slot(g, n->adapter, SET_DATA, tensor_set_add(n->adapter, "a", (struct shape){1, 1, 36, 32})), -1, -1);
+    int h = graph_linear(g, n->x,
+                         graph_slot(g, n->adapter, SET_DATA, tensor_set_add(n->adapter, "a", (struct shape){1, 1, 36, 32})), -1,
+                         -1);
     h = graph_conv2d(g, h, frozen(n, "conv", (struct shape){9, 1, 72, 36}), frozen(n, "bias", (struct shape){1, 1, 1, 72}), -1,
                      &(struct conv_params){.k = 3, .stride = 1, .pad = 1});
     h = graph_unary(g, UNARY_SILU, h);
-    h = graph_conv2d(g, h, frozen(n, "down", (struct shape){9, 1, 68, 72}), -1, -1, &(struct conv_params){.k = 3, .stride = 2, .pad = 1});
+    h = graph_conv2d(g, h, frozen(n, "down", (struct shape){9, 1, 68, 72}), -1, -1,
+                     &(struct conv_params){.k = 3, .stride = 2, .pad = 1});
     h = graph_linear(g, h, frozen(n, "linear", (struct shape){1, 1, 68, 68}), -1, h);
-    h = graph_conv2d(g, h, frozen(n, "up", (struct shape){9, 1, 32, 68}), -1, -1, &(struct conv_params){.k = 3, .stride = 1, .pad = 1, .up = true});
+    h = graph_conv2d(g, h, frozen(n, "up", (struct shape){9, 1, 32, 68}), -1, -1,
+                     &(struct conv_params){.k = 3, .stride = 1, .pad = 1, .up = true});
     n->target = graph_io(g, "target", (struct shape){1, 4, 6, 32});
     n->loss = graph_mse(g, h, n->target);
     n->seed = graph_io(g, "seed", (struct shape){1, 1, 1, 1});
@@ -194,7 +198,8 @@ static void check(enum kernel_class cls, bool f32, enum tensor_dtype dtype) {
     for (int64_t i = 0; i < count; i += 389) {
         double want = (loss_at(&n, i, step) - loss_at(&n, i, -step)) / (2 * step);
         if (!(fabs(got[i] - want) <= tolerance * range))
-            fail_msg("%s, class %d: gradient %lld is %g, by differences %g, of %g", tensor_dtype_names[dtype], cls, (long long)i, got[i], want, range);
+            fail_msg("%s, class %d: gradient %lld is %g, by differences %g, of %g", tensor_dtype_names[dtype], cls,
+                     (long long)i, got[i], want, range);
     }
     assert_true(range > 1e-4);
     assert_int_equal(gpu_device_messages(dev), 0);

@@ -1,6 +1,7 @@
 /* Every gpu-class pipeline through AMD's real compiler, for four generations of cards, without a card:
- * nothing may spill registers, or take more shared memory than every Vulkan device has. The list of pipelines comes from recording the op cases and the layers of a
- * 512 px Stable Diffusion 1.5 with the kernel rows themselves. ATELIER_RADV_TABLE=1 prints every figure. */
+ * nothing may spill registers, or take more shared memory than every Vulkan device has. The list of pipelines comes from
+ * recording the op cases and the layers of a 512 px Stable Diffusion 1.5 with the kernel rows themselves. ATELIER_RADV_TABLE=1
+ * prints every figure. */
 #include "tests/support/cm.h"
 
 #include <stdio.h>
@@ -32,7 +33,8 @@ static const struct op_case layers[] = {
     {OP_MATMUL, "64x64 back", {.matmul = {1}}, {T(1, 4096, 2560), W(2560, 320)}},
     {OP_MATMUL_TN, "adapter", {{0}}, {T(1, 4096, 16), T(1, 4096, 320)}},
     {OP_MATMUL_TN, "full", {{0}}, {T(1, 4096, 320), T(1, 4096, 320)}},
-    {OP_CONV2D, "64x64", {.conv = {3, 1, 1, 0}}, {{2, 64, 64, 320}, {9, 1, 320, 320}, {1, 1, 1, 320}, {2, 64, 64, 320}}, {2, 64, 64, 320}},
+    {OP_CONV2D, "64x64", {.conv = {3, 1, 1, 0}}, {{2, 64, 64, 320}, {9, 1, 320, 320}, {1, 1, 1, 320}, {2, 64, 64, 320}},
+     {2, 64, 64, 320}},
     {OP_CONV2D, "16x16", {.conv = {3, 1, 1, 0}}, {{2, 16, 16, 1280}, {9, 1, 1280, 1280}, {1, 1, 1, 1280}}, {2, 16, 16, 1280}},
     {OP_CONV2D, "down", {.conv = {3, 2, 1, 0}}, {{2, 64, 64, 320}, {9, 1, 320, 320}, {1, 1, 1, 320}}, {2, 32, 32, 320}},
     {OP_CONV2D, "up", {.conv = {3, 1, 1, 1}}, {{2, 32, 32, 640}, {9, 1, 640, 640}, {1, 1, 1, 640}}, {2, 64, 64, 640}},
@@ -69,8 +71,8 @@ static bool record(struct gpu_device *dev, const struct op_case *c, enum tensor_
     for (int i = 0; i < GRAPH_MAX_IN; i++) in[i] = c->in[i].n ? graph_copy(g, graph_io(g, "input", c->in[i])) : -1;
     bool statistics = c->op == OP_ATTENTION_DX || c->op == OP_ADAMW || c->op == OP_ACCUMULATE || c->op == OP_SUM_SQUARES ||
                       c->op == OP_EMBED || c->op == OP_EMBED_DW || c->op == OP_TIMESTEP || c->op == OP_MSE_DX ||
-                      c->op == OP_HUBER || c->op == OP_HUBER_DX ||
-                      c->op == OP_GROUP_NORM_DX || c->op == OP_GROUP_NORM_DP || c->op == OP_LAYER_NORM_DX || c->op == OP_LAYER_NORM_DP;
+                      c->op == OP_HUBER || c->op == OP_HUBER_DX || c->op == OP_GROUP_NORM_DX || c->op == OP_GROUP_NORM_DP ||
+                      c->op == OP_LAYER_NORM_DX || c->op == OP_LAYER_NORM_DP;
     for (int i = 0; statistics && i < GRAPH_MAX_IN; i++) /* some of their inputs are f32 always: keep all so */
         if (in[i] >= 0) in[i] = g->nodes[graph_value(g, in[i])->producer].in[0];
     if (narrow) {
@@ -97,7 +99,8 @@ static bool list_pipelines(bool f32) {
     if (!dev) return fprintf(stderr, "%s\n", err.text), false;
     bool ok = true;
     for (size_t i = 0; i < sizeof layers / sizeof *layers; i++)
-        ok = record(dev, &layers[i], TENSOR_F32) && record(dev, &layers[i], TENSOR_INT8) && record(dev, &layers[i], TENSOR_NF4) && ok;
+        ok = record(dev, &layers[i], TENSOR_F32) && record(dev, &layers[i], TENSOR_INT8) &&
+             record(dev, &layers[i], TENSOR_NF4) && ok;
     for (int i = 0; i < op_case_count && !f32; i++) ok = record(dev, &op_cases[i], TENSOR_F32) && ok;
     static struct gpu_pipeline_use use[MAX_PIPELINES];
     int n = gpu_device_pipelines(dev, use, MAX_PIPELINES);
@@ -113,9 +116,11 @@ static bool list_pipelines(bool f32) {
 
 /* --- one family ----------------------------------------------------------------------------------- */
 static void print_figures(const struct radv_pipeline *p, const struct radv_figures *f) {
-    printf("%4d VGPRs %3d SGPRs %5d LDS %6d code %2d waves", (int)f->vgprs, (int)f->sgprs, (int)f->lds_bytes, (int)f->code_bytes, (int)f->waves);
+    printf("%4d VGPRs %3d SGPRs %5d LDS %6d code %2d waves", (int)f->vgprs, (int)f->sgprs, (int)f->lds_bytes,
+           (int)f->code_bytes, (int)f->waves);
     if (f->spilled_vgprs || f->spilled_sgprs || f->scratch_bytes)
-        printf(" SPILLED %d VGPRs %d SGPRs %d scratch bytes", (int)f->spilled_vgprs, (int)f->spilled_sgprs, (int)f->scratch_bytes);
+        printf(" SPILLED %d VGPRs %d SGPRs %d scratch bytes", (int)f->spilled_vgprs, (int)f->spilled_sgprs,
+               (int)f->scratch_bytes);
     printf("  %s", p->shader);
     for (int i = 1; i < p->n_spec; i++) printf("%c%u", i == 1 ? ' ' : ',', p->spec[i]);
     printf("\n");

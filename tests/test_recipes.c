@@ -37,8 +37,8 @@ static void says(const char *words) {
 }
 
 static const char *plan(const char *recipe, const char *more) {
-    return arena_printf(runs_arena, "train --model " DATA "mini-sdxl --data '%s' --out '%s' --recipe %s --dry-run %s", runs_pictures(),
-                        runs_path("never.safetensors"), recipe, more);
+    return arena_printf(runs_arena, "train --model " DATA "mini-sdxl --data '%s' --out '%s' --recipe %s --dry-run %s",
+                        runs_pictures(), runs_path("never.safetensors"), recipe, more);
 }
 
 /* Every option that a recipe names is one, with a value that it takes; what is given wins. */
@@ -67,8 +67,8 @@ static void test_table(void **state) {
 /* Beneath a file of options, too; the file may name the recipe. */
 static void test_config(void **state) {
     const char *file = scratch_write("own.json", "{\"recipe\": \"style\", \"rank\": 5}", 30);
-    assert_int_equal(atelier(arena_printf(runs_arena, "train --model " DATA "mini-sdxl --data '%s' --out '%s' --config '%s' --dry-run",
-                                          runs_pictures(), runs_path("never.safetensors"), file)), 0);
+    assert_int_equal(atelier(arena_printf(runs_arena, "train --model " DATA "mini-sdxl --data '%s' --out '%s' --dry-run "
+                                          "--config '%s'", runs_pictures(), runs_path("never.safetensors"), file)), 0);
     says("rank 5 on");
     says("steps 2000");
 }
@@ -76,8 +76,8 @@ static void test_config(void **state) {
 static void test_sentences(void **state) {
     assert_int_equal(atelier(plan("styl", "")), 1);
     says("There is no recipe \"styl\"; those there are: style");
-    assert_int_equal(atelier(arena_printf(runs_arena, "train --model " DATA "mini-sd1 --data '%s' --out '%s' --recipe b-lora", runs_pictures(),
-                                          runs_path("never.safetensors"))), 1);
+    assert_int_equal(atelier(arena_printf(runs_arena, "train --model " DATA "mini-sd1 --data '%s' --out '%s' --recipe b-lora",
+                                          runs_pictures(), runs_path("never.safetensors"))), 1);
     says("this model has no attention there");
     assert_int_equal(atelier(plan("style", "--rank 0")), 1);
     says("a rank of 1 to 1024");
@@ -116,8 +116,8 @@ static void test_b_lora_blocks(void **state) {
 #define B_LORA DATA "dialects/b-lora.safetensors"
 
 static const char *drawing(const char *name, const char *more) {
-    return arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --prompt 'red fox' --width 32 --height 32 --steps 2 --out '%s' %s",
-                        runs_path(name), more);
+    return arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --prompt 'red fox' --width 32 --height 32 --steps 2 "
+                                                             "--out '%s' %s", runs_path(name), more);
 }
 
 static void draw(const char *name, const char *more) {
@@ -130,9 +130,11 @@ static bool same(const char *x, const char *y, bool texts) {
     struct image a, b;
     struct png_text *s, *t;
     size_t n, m;
-    if (!image_load(runs_arena, runs_path(x), 16, &a, &e) || !image_load(runs_arena, runs_path(y), 16, &b, &e)) fail_msg("%s", e.text);
+    if (!image_load(runs_arena, runs_path(x), 16, &a, &e) || !image_load(runs_arena, runs_path(y), 16, &b, &e))
+        fail_msg("%s", e.text);
     assert_true(png_read_texts(runs_arena, runs_path(x), &s, &n, &e) && png_read_texts(runs_arena, runs_path(y), &t, &m, &e));
-    return !memcmp(a.rgb, b.rgb, 32 * 32 * 3) && (!texts || !strcmp(png_text_find(s, n, "parameters"), png_text_find(t, m, "parameters")));
+    return !memcmp(a.rgb, b.rgb, 32 * 32 * 3) &&
+           (!texts || !strcmp(png_text_find(s, n, "parameters"), png_text_find(t, m, "parameters")));
 }
 
 static void test_parts(void **state) {
@@ -149,7 +151,8 @@ static void test_parts(void **state) {
     assert_false(same("content.png", "base.png", false));
     assert_false(same("style.png", "base.png", false));
     assert_false(same("both.png", "content.png", false));
-    assert_int_equal(atelier(arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --from '%s' --lora-dir " DATA "dialects --out '%s'",
+    assert_int_equal(atelier(arena_printf(runs_arena, "generate --model " DATA "mini-sdxl --from '%s' --out '%s' "
+                                          "--lora-dir " DATA "dialects",
                                           runs_path("both.png"), runs_path("again.png"))), 0);
     assert_true(same("both.png", "again.png", true));
 }
@@ -169,7 +172,8 @@ static void test_part_sentences(void **state) {
     says("--style chooses the block itself");
     assert_int_equal(atelier(drawing("never.png", "--content " B_LORA ":0.2..1 --style " B_LORA)), 1);
     says("cannot have courses of their own");
-    assert_int_equal(atelier(drawing("never.png", "--content " DATA "mini-sdxl.lora-te.safetensors --style " B_LORA " --lora '" B_LORA "'")), 1);
+    assert_int_equal(atelier(drawing("never.png", "--content " DATA "mini-sdxl.lora-te.safetensors --style " B_LORA
+                                              " --lora '" B_LORA "'")), 1);
     says("is used twice");
     assert_int_equal(atelier(arena_printf(runs_arena, "generate --model " DATA "mini-sd1 --prompt x --out '%s' --style " DATA
                                           "mini-sd1.lora.safetensors", runs_path("never.png"))), 1);

@@ -68,11 +68,13 @@ static void check(struct page *p, struct st_file *golden, const char *name, bool
     const float *strengths = golden_rows(golden, arena_printf(p->a, "%s.strengths", name), p->a, NULL);
     struct guide_region regions[REGIONS];
     for (int k = 0; k < REGIONS; k++)
-        regions[k] = (struct guide_region){golden_text(golden, arena_printf(p->a, "region_%d", k)), strengths + (k + 1) * FILES, maps[k], W, H};
-    struct generate_params gp = {.w = W, .h = H, .steps = 8, .cfg = (float)golden_number(golden, "guidance"), .adapter = adapters ? p->ad : NULL};
+        regions[k] = (struct guide_region){golden_text(golden, arena_printf(p->a, "region_%d", k)), strengths + (k + 1) * FILES,
+                                           maps[k], W, H};
+    struct generate_params gp = {.w = W, .h = H, .steps = 8, .cfg = (float)golden_number(golden, "guidance"),
+                                 .adapter = adapters ? p->ad : NULL};
     struct generate_picture picture = {.prompt = golden_text(golden, "prompt"), .negative = golden_text(golden, "negative"),
-                                       .seed = (uint64_t)golden_number(golden, "seed"), .strength = strengths, .regions = regions,
-                                       .n_regions = REGIONS};
+                                       .seed = (uint64_t)golden_number(golden, "seed"), .strength = strengths,
+                                       .regions = regions, .n_regions = REGIONS};
     golden_near(name, draw(p, &gp, &picture), chw(p, golden, name), (size_t)(W / 8 * H / 8 * 4), 2e-5);
 }
 
@@ -176,11 +178,13 @@ static void test_batches(void **state) {
     struct error e;
     struct generate_params gp = {.w = ODD_W, .h = ODD_H, .steps = 2, .cfg = 4, .adapter = p.ad};
     float left[2] = {1, 0}, right[2] = {0, 1}, none[FILES] = {0}, one[FILES] = {0.7f}, other[FILES] = {0, 0, 0, 0.5f};
-    struct guide_region regions[N] = {{"cat", one, left, 2, 1}, {"rain", one, right, 2, 1}, {"cat", other, left, 2, 1}, {"cat", none, left, 2, 1}};
+    struct guide_region regions[N] = {{"cat", one, left, 2, 1}, {"rain", one, right, 2, 1}, {"cat", other, left, 2, 1},
+                                      {"cat", none, left, 2, 1}};
     struct generate_picture pictures[N];
     uint8_t *rgb[N], *alone = arena_alloc(p.a, ODD_W * ODD_H * 3);
     for (int i = 0; i < N; i++) {
-        pictures[i] = (struct generate_picture){.prompt = "fox", .seed = (uint64_t)i, .strength = none, .regions = &regions[i], .n_regions = 1};
+        pictures[i] = (struct generate_picture){.prompt = "fox", .seed = (uint64_t)i, .strength = none, .regions = &regions[i],
+                                                .n_regions = 1};
         rgb[i] = arena_alloc(p.a, ODD_W * ODD_H * 3);
     }
     struct generator *g = generator_create(p.e, &gp, &e);
@@ -228,8 +232,10 @@ static void test_area_resize(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_beside_diffusers), cmocka_unit_test(test_on_the_gpu_class), cmocka_unit_test(test_a_region_that_is_everything), cmocka_unit_test(test_loras_in_one_region),
-        cmocka_unit_test(test_boxes_move),       cmocka_unit_test(test_batches), cmocka_unit_test(test_and_has_no_place),            cmocka_unit_test(test_area_resize),
+        cmocka_unit_test(test_beside_diffusers),            cmocka_unit_test(test_on_the_gpu_class),
+        cmocka_unit_test(test_a_region_that_is_everything), cmocka_unit_test(test_loras_in_one_region),
+        cmocka_unit_test(test_boxes_move),                  cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_and_has_no_place),            cmocka_unit_test(test_area_resize),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -27,8 +27,10 @@ static const char *write_lora(const char *name, const struct layer *layers, int 
         size_t down = (size_t)(rank * layers[i].in), up = (size_t)(layers[i].out * rank);
         float *x = arena_alloc_n(cli.a, down + up, sizeof *x), alpha = (float)rank;
         for (size_t k = 0; k < down + up; k++) x[k] = (float)((k * 37 + (size_t)i) % 19) / 19 - 0.5f + first;
-        st_writer_add_f32(w, arena_printf(cli.a, "%s.lora_down.weight", layers[i].name), ST_F32, 2, (int64_t[]){rank, layers[i].in}, x);
-        st_writer_add_f32(w, arena_printf(cli.a, "%s.lora_up.weight", layers[i].name), ST_F32, 2, (int64_t[]){layers[i].out, rank}, x + down);
+        st_writer_add_f32(w, arena_printf(cli.a, "%s.lora_down.weight", layers[i].name), ST_F32, 2,
+                          (int64_t[]){rank, layers[i].in}, x);
+        st_writer_add_f32(w, arena_printf(cli.a, "%s.lora_up.weight", layers[i].name), ST_F32, 2,
+                          (int64_t[]){layers[i].out, rank}, x + down);
         st_writer_add_f32(w, arena_printf(cli.a, "%s.alpha", layers[i].name), ST_F32, 0, NULL, &alpha);
     }
     const char *path = arena_strdup(cli.a, scratch_path(name));
@@ -39,8 +41,9 @@ static const char *write_lora(const char *name, const struct layer *layers, int 
 
 static void families_by_file(void **s) {
     const struct { const char *name; const struct layer *layers; int n; const char *family, *says; } cases[] = {
-        {"sd1.safetensors", sd1, 2, "SD1.5", NULL}, {"sd2.safetensors", sd2, 2, "SD2", NULL}, {"xl.safetensors", xl, 2, "SDXL", NULL},
-        {"text.safetensors", text, 1, NULL, "alike"}, {"odd.safetensors", odd, 1, NULL, "give a model of its family with --model"}};
+        {"sd1.safetensors", sd1, 2, "SD1.5", NULL}, {"sd2.safetensors", sd2, 2, "SD2", NULL},
+        {"xl.safetensors", xl, 2, "SDXL", NULL}, {"text.safetensors", text, 1, NULL, "alike"},
+        {"odd.safetensors", odd, 1, NULL, "give a model of its family with --model"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct error e = {0};
         const char *path = write_lora(cases[i].name, cases[i].layers, cases[i].n, 2, 0);
@@ -68,9 +71,11 @@ static void commands_without_a_model(void **s) {
     assert_non_null(strstr(cli.out, "2 layers of rank 1"));
     CLI_OK("merge --method sum --lora sd1.safetensors --lora sd1-b.safetensors:0.5 --out both.safetensors --quiet");
     assert_non_null(strstr(cli.out, "2 of them in more than one file"));
-    cli_expect_failure("", "merge --method sum --lora sd1.safetensors --lora xl.safetensors --out out/x.safetensors", "give a model of its family");
+    cli_expect_failure("", "merge --method sum --lora sd1.safetensors --lora xl.safetensors --out out/x.safetensors",
+                       "give a model of its family");
     cli_expect_failure("", "convert $M/mini-sd1.lora.safetensors --to peft --out out/x", "--model");
-    cli_expect_failure("", "merge --method ziplora --lora sd1.safetensors --lora sd1-b.safetensors --out out/x.safetensors", "--model");
+    cli_expect_failure("", "merge --method ziplora --lora sd1.safetensors --lora sd1-b.safetensors --out out/x.safetensors",
+                       "--model");
 }
 
 int main(void) {

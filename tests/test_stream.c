@@ -34,7 +34,9 @@ static void build(struct net *n, struct gpu_device *dev, enum tensor_dtype narro
     if (narrow) tensor_set_narrow(n->base, narrow, TENSOR_NARROW_LEAST);
     n->adapter = tensor_set_create(n->a, "adapter", TENSOR_F32, true, 0);
     n->x = graph_io(g, "x", (struct shape){1, SIDE, SIDE, C});
-    int h = graph_linear(g, n->x, graph_slot(g, n->adapter, SET_DATA, tensor_set_add(n->adapter, "a", (struct shape){1, 1, C, C})), -1, -1);
+    int h = graph_linear(g, n->x,
+                         graph_slot(g, n->adapter, SET_DATA, tensor_set_add(n->adapter, "a", (struct shape){1, 1, C, C})), -1,
+                         -1);
     for (int i = 0; i < LAYERS; i++) {
         int conv = tensor_set_add(n->base, arena_printf(n->a, "conv%d", i), (struct shape){9, 1, C, C});
         int bias = tensor_set_add(n->base, arena_printf(n->a, "bias%d", i), (struct shape){1, 1, 1, C});
@@ -58,7 +60,8 @@ static void fill(struct gpu_set *s, const struct tensor_set *set, float size) {
         int64_t count = shape_elems(set->slots[i].shape);
         float *w = malloc((size_t)count * sizeof *w), *back = malloc((size_t)count * sizeof *back);
         for (int64_t k = 0; k < count; k++) w[k] = size * noise((uint32_t)(i * 70001 + k));
-        if (!gpu_set_write(s, i, w, &e) || !gpu_set_read(s, i, back, &e) || !gpu_set_write(s, i, back, &e)) fail_msg("%s", e.text);
+        if (!gpu_set_write(s, i, w, &e) || !gpu_set_read(s, i, back, &e) || !gpu_set_write(s, i, back, &e))
+            fail_msg("%s", e.text);
         free(w), free(back);
     }
 }
@@ -73,7 +76,8 @@ static void open_net(struct net *n, struct gpu_device *dev, enum tensor_dtype na
     if (!n->data || !n->gradient || !n->factors) fail_msg("%s", e.text);
     fill(n->data, n->base, 0.06f);
     fill(n->factors, n->adapter, 0.2f);
-    struct gpu_binding b[] = {{n->base, SET_DATA, n->data}, {n->adapter, SET_GRAD, n->gradient}, {n->adapter, SET_DATA, n->factors}};
+    struct gpu_binding b[] = {{n->base, SET_DATA, n->data}, {n->adapter, SET_GRAD, n->gradient},
+                              {n->adapter, SET_DATA, n->factors}};
     struct gpu_program_params p = {.name = "a test", .bindings = b, .n_bindings = 3, .no_prepare = true, .step = step};
     n->prog = gpu_program_create(dev, n->g, &p, &e);
     if (!n->prog) fail_msg("%s", e.text);
@@ -102,8 +106,10 @@ static void close_net(struct net *n) {
 /* A second program in the first one's memory has no ring of its own. */
 static void check_shared(struct net *n, int64_t ring) {
     struct error e = {0};
-    struct gpu_binding b[] = {{n->base, SET_DATA, n->data}, {n->adapter, SET_GRAD, n->gradient}, {n->adapter, SET_DATA, n->factors}};
-    struct gpu_program_params p = {.name = "a test", .bindings = b, .n_bindings = 3, .no_prepare = true, .ring_bytes = ring, .share = n->prog};
+    struct gpu_binding b[] = {{n->base, SET_DATA, n->data}, {n->adapter, SET_GRAD, n->gradient},
+                              {n->adapter, SET_DATA, n->factors}};
+    struct gpu_program_params p = {.name = "a test", .bindings = b, .n_bindings = 3, .no_prepare = true, .ring_bytes = ring,
+                                   .share = n->prog};
     float before[C * C], after[C * C];
     struct gpu_program *own = n->prog, *second = gpu_program_create(n->dev, n->g, &p, &e);
     if (!second) fail_msg("%s", e.text);

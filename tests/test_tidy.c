@@ -58,7 +58,8 @@ static struct file files[4096];
 static int n_files;
 
 static bool is_text(const char *p) {
-    static const char *const ext[] = {"c", "h", "comp", "glsl", "def", "inc", "py", "sh", "md", "txt", "cmake", "json", "jsonl", "html", "js", "css"};
+    static const char *const ext[] = {"c",  "h",   "comp",  "glsl", "def",   "inc",  "py", "sh",
+                                      "md", "txt", "cmake", "json", "jsonl", "html", "js", "css"};
     for (size_t i = 0; i < sizeof ext / sizeof *ext; i++)
         if (path_has_ext(p, ext[i])) return true;
     return !strchr(path_base(p), '.'); /* quickstart, check, .ci/run */
@@ -139,7 +140,8 @@ static void check_own(const struct file *f, int number, const char *target) {
     const char *room = rooms[f->room].room, *to = arena_strndup(memory, target, n);
     if (target[n] == 0) COMPLAIN("%s:%d: \"%s\": includes are written from the root of the tree", f->path, number, target);
     else if (!listed(rooms[f->room].may_include, to, n))
-        COMPLAIN("%s:%d: %s may not include %s (includes point down: %s)", f->path, number, room, target, rooms[f->room].may_include);
+        COMPLAIN("%s:%d: %s may not include %s (includes point down: %s)", f->path, number, room, target,
+                 rooms[f->room].may_include);
     else if (strstr(target, "_priv.h") && strcmp(to, room) != 0 && strcmp(room, "tests") != 0)
         COMPLAIN("%s:%d: %s is private to %s", f->path, number, target, to);
 }
@@ -187,7 +189,8 @@ static void function_line(const struct file *f, int number, const char *s, size_
     if (function_start) {
         if (s[0] != '}') return;
         if (number - function_start + 1 > MAX_FUNCTION_LINES)
-            COMPLAIN("%s:%d: a function of %d lines, at most %d", f->path, function_start, number - function_start + 1, MAX_FUNCTION_LINES);
+            COMPLAIN("%s:%d: a function of %d lines, at most %d", f->path, function_start, number - function_start + 1,
+                     MAX_FUNCTION_LINES);
         function_start = 0;
         return;
     }
@@ -200,7 +203,8 @@ static void sizes_stay_small(void **s) {
     n_complaints = 0;
     for (int i = 0; i < n_files; i++) {
         const struct file *f = &files[i];
-        int lines = line_count(f->text), most = f->is_c ? MAX_C_LINES : f->is_header ? MAX_HEADER_LINES : f->is_shader ? MAX_SHADER_LINES : 0;
+        int most = f->is_c ? MAX_C_LINES : f->is_header ? MAX_HEADER_LINES : f->is_shader ? MAX_SHADER_LINES : 0;
+        int lines = line_count(f->text);
         if (most && lines > most) COMPLAIN("%s: %d lines, at most %d", f->path, lines, most);
         function_start = signature_start = 0;
         if (f->is_c || f->is_header) each_line(f, function_line);

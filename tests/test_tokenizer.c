@@ -199,7 +199,8 @@ static void test_refusals(void **state) {
 
 /* The program's own vocabulary is the folder's, id for id, and encodes alike. */
 static void test_built_in(void **state) {
-    static const char *const texts[] = {"A photo of an astronaut, riding a horse!", "isn't DON'T \xe6\x97\xa5 <|endoftext|> x", "", "!!! 12345"};
+    static const char *const texts[] = {"A photo of an astronaut, riding a horse!", "isn't DON'T \xe6\x97\xa5 <|endoftext|> x",
+                                        "", "!!! 12345"};
     struct tokenizer *folder = load(VOCAB_DIR), *own = tokenizer_clip(false), *zero = tokenizer_clip(true);
     struct arena *a = arena_create(NULL);
     assert_int_equal(tokenizer_max_id(own), 49407);
@@ -248,7 +249,8 @@ static int remove_folder(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published), cmocka_unit_test(test_variants), cmocka_unit_test(test_window),
-        cmocka_unit_test(test_odd_text),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_load_time), cmocka_unit_test(test_built_in),
+        cmocka_unit_test(test_odd_text),  cmocka_unit_test(test_refusals), cmocka_unit_test(test_load_time),
+        cmocka_unit_test(test_built_in),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

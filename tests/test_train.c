@@ -45,12 +45,14 @@ static void test_cpu_class(void **state) {
 }
 
 static void test_gpu_class(void **state) {
-    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++) check_run(&runs[i], SESSION_GPU_F32, 3, 1e-3, 1e-3);
+    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++)
+        check_run(&runs[i], SESSION_GPU_F32, 3, 1e-3, 1e-3);
 }
 
 /* Half storage: what rounding of activations to 11 bits allows. */
 static void test_gpu_class_f16(void **state) {
-    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++) check_run(&runs[i], SESSION_GPU_F16, 3, 0.1, 1e-2);
+    for (int i = test_device_is_cpu() ? GPU_RUN : 0; i < (test_device_is_cpu() ? GPU_RUN + 1 : N_RUNS); i++)
+        check_run(&runs[i], SESSION_GPU_F16, 3, 0.1, 1e-2);
 }
 
 /* Every chunk of a bank as the device has it. */
@@ -91,15 +93,17 @@ static void test_overflow(void **state) {
 /* Recomputing activations takes less memory and changes no bit of any gradient. */
 static void test_remat(void **state) {
     for (int i = 3; i <= GPU_RUN; i += 2) {
-        struct train_bench plain = train_bench_open(&runs[i], session_default(), false, NULL), remat = train_bench_open(&runs[i], session_default(), true, NULL);
+        struct train_bench plain = train_bench_open(&runs[i], session_default(), false, NULL),
+                           remat = train_bench_open(&runs[i], session_default(), true, NULL);
         assert_true(trainer_plan(remat.t).remat && !trainer_plan(plain.t).remat);
         int64_t much = trainer_plan(plain.t).activation_bytes, less = trainer_plan(remat.t).activation_bytes;
-        print_message("%s %s: activations %.2f MiB, recomputing %.2f MiB\n", runs[i].model, runs[i].targets, (double)much / 1048576,
-                      (double)less / 1048576);
+        print_message("%s %s: activations %.2f MiB, recomputing %.2f MiB\n", runs[i].model, runs[i].targets,
+                      (double)much / 1048576, (double)less / 1048576);
         assert_true(less < much);
         assert_true(train_bench_step(&plain, 0, false) == train_bench_step(&remat, 0, false));
         size_t n, m;
-        char *want = bank_bytes(&plain, trainer_gradients(plain.t), &n), *got = bank_bytes(&remat, trainer_gradients(remat.t), &m);
+        char *want = bank_bytes(&plain, trainer_gradients(plain.t), &n),
+             *got = bank_bytes(&remat, trainer_gradients(remat.t), &m);
         assert_int_equal(n, m);
         assert_memory_equal(got, want, n);
         train_bench_close(&plain);

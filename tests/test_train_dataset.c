@@ -62,8 +62,8 @@ static void captions_come_from_three_places(void **s) {
         int repeats;
     } want[] = {
         {"d/10_red fox/deep/z.webp", "red fox", 10}, {"d/10_red fox/x.png", "red fox", 10}, {"d/10_red fox/y.jpeg", "", 10},
-        {"d/2024_trip/t.png", "default words", 1},   {"d/3_/plain.jpg", "default words", 3}, {"d/a.png", "a caption, with tags", 1},
-        {"d/b.PNG", "kohya's ending", 1},
+        {"d/2024_trip/t.png", "default words", 1},   {"d/3_/plain.jpg", "default words", 3},
+        {"d/a.png", "a caption, with tags", 1},      {"d/b.PNG", "kohya's ending", 1},
     };
     assert_int_equal(d.n, 7);
     for (size_t i = 0; i < d.n; i++) {
@@ -135,10 +135,12 @@ static void floats_look_like_python(void **s) {
     static const struct {
         double v;
         const char *text;
-    } rows[] = {{16, "16.0"}, {1e-4, "0.0001"}, {1e-5, "1e-05"}, {0.1, "0.1"}, {100, "100.0"}, {1e16, "1e+16"}, {123456789, "123456789.0"},
-                {1.0 / 3, "0.3333333333333333"}, {-2.5, "-2.5"}, {1e15, "1000000000000000.0"}, {0, "0.0"}};
+    } rows[] = {{16, "16.0"}, {1e-4, "0.0001"}, {1e-5, "1e-05"}, {0.1, "0.1"}, {100, "100.0"}, {1e16, "1e+16"},
+                {123456789, "123456789.0"}, {1.0 / 3, "0.3333333333333333"}, {-2.5, "-2.5"}, {1e15, "1000000000000000.0"},
+                {0, "0.0"}};
     char b[METADATA_FLOAT_BYTES];
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) assert_string_equal(metadata_float_text(b, rows[i].v), rows[i].text);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_string_equal(metadata_float_text(b, rows[i].v), rows[i].text);
 }
 
 static void metadata_is_complete(void **s) {
@@ -147,8 +149,9 @@ static void metadata_is_complete(void **s) {
                                        {.path = "x/c.png", .caption = "cat", .folder = "pics", .repeats = 1}};
     struct dataset d = {.samples = samples, .n = 3, .n_per_epoch = 21};
     struct metadata_params p = {.family = METADATA_SD1, .model_name = "demo", .rank = 8, .alpha = 4, .output_name = "ink",
-                                .optimizer = "AdamW", .lr_scheduler = "cosine", .lr = 1e-4, .unet_lr = 1e-4, .seed = 7, .steps = 60,
-                                .max_steps = 60, .batch = 4, .grad_accumulation = 1, .w = 128, .h = 128, .max_grad_norm = 1, .data = &d};
+                                .optimizer = "AdamW", .lr_scheduler = "cosine", .lr = 1e-4, .unet_lr = 1e-4, .seed = 7,
+                                .steps = 60, .max_steps = 60, .batch = 4, .grad_accumulation = 1, .w = 128, .h = 128,
+                                .max_grad_norm = 1, .data = &d};
     struct st_writer *w = st_writer_create();
     float v[2] = {1, 2};
     st_writer_add(w, "t", ST_F32, 1, (int64_t[]){2}, v);
@@ -160,8 +163,9 @@ static void metadata_is_complete(void **s) {
     static const char *const want[][2] = {
         {"ss_base_model_version", "sd_v1"}, {"ss_v2", "False"}, {"ss_network_module", "networks.lora"}, {"ss_network_dim", "8"},
         {"ss_network_alpha", "4.0"}, {"ss_network_args", "{}"}, {"ss_learning_rate", "0.0001"}, {"ss_text_encoder_lr", "None"},
-        {"ss_resolution", "(128, 128)"}, {"ss_num_train_images", "21"}, {"ss_num_batches_per_epoch", "6"}, {"ss_num_epochs", "10"},
-        {"ss_dataset_dirs", "{\"10_fox\": {\"n_repeats\": 10, \"img_count\": 2}, \"pics\": {\"n_repeats\": 1, \"img_count\": 1}}"},
+        {"ss_resolution", "(128, 128)"}, {"ss_num_train_images", "21"}, {"ss_num_batches_per_epoch", "6"},
+        {"ss_num_epochs", "10"}, {"ss_dataset_dirs", "{\"10_fox\": {\"n_repeats\": 10, \"img_count\": 2}, \"pics\": "
+                                                     "{\"n_repeats\": 1, \"img_count\": 1}}"},
         {"ss_tag_frequency", "{\"10_fox\": {\"fox\": 2, \"red\": 1, \"snow\": 1}, \"pics\": {\"cat\": 1}}"},
         {"modelspec.architecture", "stable-diffusion-v1/lora"}, {"modelspec.title", "ink"}, {"modelspec.resolution", "128x128"},
         {"modelspec.prediction_type", "epsilon"}, {"modelspec.sai_model_spec", "1.0.1"},

@@ -1,5 +1,5 @@
-/* Whole training runs on families other than the one that test_train_run trains: what is written, under which names, and that it
- * loads again and changes the picture. */
+/* Whole training runs on families other than the one that test_train_run trains: what is written, under which names, and that
+ * it loads again and changes the picture. */
 #include "tests/support/cm.h"
 #include "tests/support/session.h"
 #include "tests/support/train_runs.h"
@@ -107,9 +107,11 @@ static void test_sizes_matter(void **state) {
     struct trainer *t = trainer_create(e, &p, false, &err);
     if (!t) fail_msg("%s", err.text);
     int n = (int)shape_elems((struct shape){p.batch, RUNS_SIDE / 4, RUNS_SIDE / 4, 4}), window = model_window(e->model);
-    float *zeros = arena_alloc_n(runs_arena, (size_t)n, sizeof *zeros), *ids = arena_alloc_n(runs_arena, (size_t)(p.batch * window), sizeof *ids);
+    float *zeros = arena_alloc_n(runs_arena, (size_t)n, sizeof *zeros),
+          *ids = arena_alloc_n(runs_arena, (size_t)(p.batch * window), sizeof *ids);
     int *times = arena_alloc_n(runs_arena, (size_t)p.batch, sizeof *times);
-    float *small = arena_alloc_n(runs_arena, (size_t)p.batch * 6, sizeof *small), *large = arena_alloc_n(runs_arena, (size_t)p.batch * 6, sizeof *large);
+    float *small = arena_alloc_n(runs_arena, (size_t)p.batch * 6, sizeof *small),
+          *large = arena_alloc_n(runs_arena, (size_t)p.batch * 6, sizeof *large);
     float losses[2][64];
     for (int i = 0; i < 6 * p.batch; i++) small[i] = 64, large[i] = 1024;
     struct train_given given = {.latents = zeros, .noise = zeros, .t = times, .ids = {ids, ids}, .time_ids = small};
@@ -122,6 +124,7 @@ static void test_sizes_matter(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs), cmocka_unit_test(test_resume), cmocka_unit_test(test_sizes_matter)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs), cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_sizes_matter)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -71,7 +71,8 @@ static void test_limits(void **state) {
         float l2 = first_loss(m ? "m-l2" : "l2", (struct loss_params){0}, masks[m]);
         float l1 = first_loss(m ? "m-l1" : "l1", (struct loss_params){.kind = LOSS_L1}, masks[m]);
         float wide = first_loss(m ? "m-wide" : "wide", (struct loss_params){LOSS_HUBER, LOSS_C_CONSTANT, 1000}, masks[m]);
-        float narrow = first_loss(m ? "m-narrow" : "narrow", (struct loss_params){LOSS_SMOOTH_L1, LOSS_C_CONSTANT, 1e-6f}, masks[m]);
+        float narrow =
+            first_loss(m ? "m-narrow" : "narrow", (struct loss_params){LOSS_SMOOTH_L1, LOSS_C_CONSTANT, 1e-6f}, masks[m]);
         if (!near(wide, l2) || !near(narrow, 2 * l1) || near(l1, l2))
             fail_msg("l2 %g, wide %g; l1 %g, narrow %g", (double)l2, (double)wide, (double)l1, (double)narrow);
     }
@@ -127,7 +128,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_formulas),     cmocka_unit_test(test_limits), cmocka_unit_test(test_c_of_a_batch),
-                                       cmocka_unit_test(test_resume), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_formulas), cmocka_unit_test(test_limits),
+                                       cmocka_unit_test(test_c_of_a_batch), cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -103,7 +103,8 @@ static void set_same_tags(struct train_params *p) {
 
 /* The text encoder on the tape says what it said when captions were encoded beforehand. */
 static void test_tags(void **state) {
-    static const char *const captions[] = {"red fox, sitting, grass, sun", "house, small, white, hill", "car, blue, road, fast"};
+    static const char *const captions[] = {"red fox, sitting, grass, sun", "house, small, white, hill",
+                                           "car, blue, road, fast"};
     struct error e = {{0}};
     const char *folder = runs_path("tags");
     assert_true(os_dir_make(folder, &e));
@@ -111,7 +112,8 @@ static void test_tags(void **state) {
         struct os_map m;
         assert_true(os_file_map(&m, arena_printf(runs_arena, "%s/%d.png", runs_pictures(), i), &e));
         assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.png", folder, i), m.data, m.bytes, &e));
-        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.txt", folder, i), captions[i], strlen(captions[i]), &e));
+        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.txt", folder, i), captions[i], strlen(captions[i]),
+                                         &e));
         os_file_unmap(&m);
     }
     resumes("tags-run", set_tags);
@@ -188,7 +190,8 @@ static const char *shapes(void) {
     assert_true(os_dir_make(folder, &e));
     for (int i = 0; i < 5; i++) {
         struct image im = image_create(runs_arena, sizes[i][0], sizes[i][1]);
-        for (int p = 0; p < im.w * im.h * 3; p++) im.rgb[p] = (uint8_t)(p / 3 % im.w * 2 + p / 3 / im.w * (i + 1) + 40 * (p % 3));
+        for (int p = 0; p < im.w * im.h * 3; p++)
+            im.rgb[p] = (uint8_t)(p / 3 % im.w * 2 + p / 3 / im.w * (i + 1) + 40 * (p % 3));
         assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
     }
     return folder;
@@ -210,8 +213,8 @@ static void check_bucket_info(const char *path) {
     if (!f) fail_msg("%s", e.text);
     const char *text = st_meta_find(f, "ss_bucket_info");
     if (!text) fail_msg("%s has no ss_bucket_info", path);
-    static const char start[] = "{\"buckets\": {\"0\": {\"resolution\": [48, 80], \"count\": 1}, \"1\": {\"resolution\": [64, 64], \"count\": 2}, "
-                                "\"2\": {\"resolution\": [80, 48], \"count\": 2}}, \"mean_img_ar_error\": ";
+    static const char start[] = "{\"buckets\": {\"0\": {\"resolution\": [48, 80], \"count\": 1}, \"1\": {\"resolution\": [64, "
+                                "64], \"count\": 2}, \"2\": {\"resolution\": [80, 48], \"count\": 2}}, \"mean_img_ar_error\": ";
     if (strncmp(text, start, strlen(start))) fail_msg("%s", text);
     double want = (fabs(80 / 48.0 - 2) + fabs(80 / 48.0 - 160 / 78.0) + fabs(48 / 80.0 - 70 / 130.0)) / 5;
     assert_true(fabs(strtod(text + strlen(start), NULL) - want) < 1e-9);
@@ -300,7 +303,8 @@ static void test_ema(void **state) {
         double *mean = arena_alloc_n(runs_arena, n, sizeof *mean);
         for (int k = 0; k < RUNS_STEPS; k++) {
             const double decay[RUNS_STEPS] = {0, 1.0 / 10, 0.15, 0.15};
-            const char *path = k + 1 < RUNS_STEPS ? arena_printf(runs_arena, "%s-step%08d.safetensors", runs_path("ema-plain/lora"), k + 1) : plain.out;
+            const char *path = k + 1 == RUNS_STEPS ? plain.out : arena_printf(runs_arena, "%s-step%08d.safetensors",
+                                                                              runs_path("ema-plain/lora"), k + 1);
             struct st_file *f = open_file(path);
             const float *x = read_all(f, name, &m);
             for (size_t j = 0; j < n; j++) mean[j] = decay[k] * mean[j] + (1 - decay[k]) * (double)x[j];
@@ -331,10 +335,12 @@ static void test_everything(void **state) {
     runs_well(&p);
     runs_same_file(p.out, runs_path("everything-whole/lora.safetensors"));
     struct st_file *f = open_file(p.out);
-    static const char *const meta[][2] = {{"ss_noise_offset", "0.1"}, {"ss_multires_noise_iterations", "4"}, {"ss_multires_noise_discount", "0.3"},
-                                          {"ss_ip_noise_gamma", "0.1"}, {"ss_min_snr_gamma", "5.0"}, {"ss_debiased_estimation", "False"},
-                                          {"ss_flip_aug", "True"}, {"ss_caption_dropout_rate", "0.5"}, {"ss_network_dropout", "0.3"},
-                                          {"ss_rank_dropout", "0.2"}, {"ss_module_dropout", "0.1"}, {"ss_ema_decay", "0.9"}};
+    static const char *const meta[][2] = {{"ss_noise_offset", "0.1"}, {"ss_multires_noise_iterations", "4"},
+                                          {"ss_multires_noise_discount", "0.3"}, {"ss_ip_noise_gamma", "0.1"},
+                                          {"ss_min_snr_gamma", "5.0"}, {"ss_debiased_estimation", "False"},
+                                          {"ss_flip_aug", "True"}, {"ss_caption_dropout_rate", "0.5"},
+                                          {"ss_network_dropout", "0.3"}, {"ss_rank_dropout", "0.2"},
+                                          {"ss_module_dropout", "0.1"}, {"ss_ema_decay", "0.9"}};
     for (size_t i = 0; i < sizeof meta / sizeof *meta; i++) {
         const char *v = st_meta_find(f, meta[i][0]);
         if (!v || strcmp(v, meta[i][1])) fail_msg("%s is %s, not %s", meta[i][0], v ? v : "missing", meta[i][1]);
@@ -357,7 +363,8 @@ static void test_optimisers(void **state) {
     for (int i = 0; i < 4; i++) {
         optimiser_name = names[i];
         resumes(names[i], set_optimiser);
-        assert_string_not_equal(outcome(arena_printf(runs_arena, "%s-2", names[i]), set_optimiser), outcome(arena_printf(runs_arena, "%s-3", names[i]), NULL));
+        assert_string_not_equal(outcome(arena_printf(runs_arena, "%s-2", names[i]), set_optimiser),
+                                outcome(arena_printf(runs_arena, "%s-3", names[i]), NULL));
     }
     struct train_params p = runs_params("optimisers");
     p.optimiser.name = "prodigy", p.lora_plus = 4;
@@ -373,7 +380,8 @@ static void test_optimisers(void **state) {
 /* Adam's first step is as long as its rate, whatever the gradient: up moves from zero by exactly that. */
 static void test_rates(void **state) {
     struct train_params p = runs_params("rates");
-    p.steps = 1, p.schedule.kind = TRAIN_CONSTANT, p.lr = 1e-3f, p.lora_plus = 16, p.text_lr = 1e-4f, p.train_text_encoder = true;
+    p.steps = 1, p.schedule.kind = TRAIN_CONSTANT, p.lr = 1e-3f, p.lora_plus = 16, p.text_lr = 1e-4f,
+    p.train_text_encoder = true;
     runs_well(&p);
     struct st_file *f = open_file(p.out);
     float most[2] = {0}; /* UNet, text encoder */
@@ -454,7 +462,8 @@ static void test_weight_norms(void **state) {
         size_t nd, nu;
         if (!dot) continue;
         int rank = (int)st_at(f, m)->dims[0];
-        const float *d = read_all(f, name, &nd), *u = read_all(f, arena_printf(runs_arena, "%.*s.lora_up.weight", (int)(dot - name), name), &nu);
+        const float *d = read_all(f, name, &nd),
+                    *u = read_all(f, arena_printf(runs_arena, "%.*s.lora_up.weight", (int)(dot - name), name), &nu);
         size_t in = nd / (size_t)rank, out = nu / (size_t)rank;
         double sum = 0;
         for (size_t o = 0; o < out; o++)
@@ -481,7 +490,8 @@ static const char *mask_folder(int grey) {
     assert_true(os_dir_make(folder, &e));
     for (int i = 0; i < 3; i++) {
         struct image im = image_create(runs_arena, RUNS_SIDE, RUNS_SIDE);
-        for (int p = 0; p < RUNS_SIDE * RUNS_SIDE * 3; p++) im.rgb[p] = (uint8_t)(grey < 256 ? grey : p / 3 % RUNS_SIDE < RUNS_SIDE / 2 ? 255 : 0);
+        for (int p = 0; p < RUNS_SIDE * RUNS_SIDE * 3; p++)
+            im.rgb[p] = (uint8_t)(grey < 256 ? grey : p / 3 % RUNS_SIDE < RUNS_SIDE / 2 ? 255 : 0);
         assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
     }
     return folder;
@@ -567,11 +577,13 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_noise),   cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip), cmocka_unit_test(test_times), cmocka_unit_test(test_buckets), cmocka_unit_test(test_tags),
-        cmocka_unit_test(test_dropout), cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
-        cmocka_unit_test(test_everything), cmocka_unit_test(test_optimisers), cmocka_unit_test(test_rates),
-        cmocka_unit_test(test_blocks), cmocka_unit_test(test_rslora), cmocka_unit_test(test_weight_norms), cmocka_unit_test(test_masks), cmocka_unit_test(test_mask_pixels),
-        cmocka_unit_test(test_plot), cmocka_unit_test(test_resume_refused),
+        cmocka_unit_test(test_noise),          cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
+        cmocka_unit_test(test_times),          cmocka_unit_test(test_buckets),         cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_dropout),        cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
+        cmocka_unit_test(test_everything),     cmocka_unit_test(test_optimisers),      cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_blocks),         cmocka_unit_test(test_rslora),          cmocka_unit_test(test_weight_norms),
+        cmocka_unit_test(test_masks),          cmocka_unit_test(test_mask_pixels),     cmocka_unit_test(test_plot),
+        cmocka_unit_test(test_resume_refused),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

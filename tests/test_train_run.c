@@ -87,7 +87,8 @@ static void test_samples_and_saves(void **state) {
     p.sample_prompts = prompts, p.n_sample_prompts = 2, p.sample_every = 2, p.sample_steps = 2, p.save_every = 3;
     runs_well(&p);
     runs_same_file(p.out, whole()->out);
-    assert_string_equal(runs_files(&p), "lora-sample-000002.png lora-sample-000004.png lora-step00000003.safetensors lora.safetensors ");
+    assert_string_equal(runs_files(&p),
+                        "lora-sample-000002.png lora-sample-000004.png lora-step00000003.safetensors lora.safetensors ");
     int w, h;
     struct error e = {{0}};
     assert_true(image_probe(runs_path("periodic/lora-sample-000002.png"), &w, &h, &e));
@@ -99,7 +100,8 @@ static void test_samples_and_saves(void **state) {
 static void fill_given(struct train_given *g, int n_latent, int n_context, int n) {
     struct rng rng;
     rng_seed(&rng, 3);
-    float *latents = arena_alloc_n(runs_arena, (size_t)(n * n_latent), sizeof *latents), *noise = arena_alloc_n(runs_arena, (size_t)(n * n_latent), sizeof *noise);
+    float *latents = arena_alloc_n(runs_arena, (size_t)(n * n_latent), sizeof *latents),
+          *noise = arena_alloc_n(runs_arena, (size_t)(n * n_latent), sizeof *noise);
     float *context = arena_alloc_n(runs_arena, (size_t)(n * n_context), sizeof *context);
     int *t = arena_alloc_n(runs_arena, (size_t)n, sizeof *t);
     rng_randn(&rng, latents, (size_t)(n * n_latent));
@@ -119,7 +121,8 @@ static void test_accumulation(void **state) {
         p.data = NULL, p.batch = i ? 2 : 4, p.accumulate = i ? 2 : 1;
         struct trainer *t = trainer_create(runs_engine, &p, false, &e);
         if (!t) fail_msg("%s", e.text);
-        int f = vae_config_factor(&runs_engine->model->vae), lat = RUNS_SIDE / f * (RUNS_SIDE / f) * runs_engine->model->vae.latent_channels;
+        int f = vae_config_factor(&runs_engine->model->vae),
+            lat = RUNS_SIDE / f * (RUNS_SIDE / f) * runs_engine->model->vae.latent_channels;
         struct train_given given;
         fill_given(&given, lat, model_window(runs_engine->model) * model_context_dim(runs_engine->model), 4);
         if (!trainer_step_given(t, &given, true, losses[i], &e)) fail_msg("%s", e.text); /* up is zero in the first */

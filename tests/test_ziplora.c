@@ -39,8 +39,9 @@ static struct bench bench_open(int rig, float similarity) {
     b.n_step = (size_t)shape_elems(b.latent);
     for (int i = 0; i < LORAS; i++)
         if (!(b.adapters[i] = adapter_open(b.e, &b.paths[i], 1, &e))) fail_msg("%s", e.text);
-    struct ziplora_params p = {.adapters = (const struct adapter *const *)b.adapters, .weights = b.weights, .n = LORAS, .batch = 1,
-                               .w = b.latent.w, .h = b.latent.h, .tokens = model_window(b.e->model), .similarity = similarity};
+    struct ziplora_params p = {.adapters = (const struct adapter *const *)b.adapters, .weights = b.weights, .n = LORAS,
+                               .batch = 1, .w = b.latent.w, .h = b.latent.h, .tokens = model_window(b.e->model),
+                               .similarity = similarity};
     if (!(b.z = ziplora_create(b.e, &p, &e)) || !ziplora_open(b.z, &e)) fail_msg("%s", e.text);
     return b;
 }
@@ -74,7 +75,8 @@ static struct ziplora_loss step(struct bench *b, int k, float lr) {
 }
 
 /* Every tensor "WHAT.LORA.LAYER" of the golden against a getter's. Returns the worst difference over the tensor's largest. */
-static double compare(struct bench *b, const char *what, const float *(*get)(const struct ziplora *, int, const struct nn_target *)) {
+static double compare(struct bench *b, const char *what,
+                      const float *(*get)(const struct ziplora *, int, const struct nn_target *)) {
     double worst = 0;
     int n = 0;
     for (size_t i = 0; i < st_count(b->golden); i++) {
@@ -114,9 +116,10 @@ static void test_beside_torch(void **state) {
         struct ziplora_loss loss = step(&b, k, 0);
         mean.distance += loss.distance / b.batches, mean.overlap += loss.overlap / b.batches;
     }
-    double ours = mean.distance + mean.overlap, torch = golden_number(b.golden, "final_distance") + golden_number(b.golden, "final_overlap");
-    print_message("objective after %d steps: %.6f, torch %.6f; worst step %.2g off; columns %.2g off\n", steps, ours, torch, worst,
-                  compare(&b, "columns", ziplora_columns));
+    double ours = mean.distance + mean.overlap,
+           torch = golden_number(b.golden, "final_distance") + golden_number(b.golden, "final_overlap");
+    print_message("objective after %d steps: %.6f, torch %.6f; worst step %.2g off; columns %.2g off\n", steps, ours, torch,
+                  worst, compare(&b, "columns", ziplora_columns));
     assert_true(fabs(ours / torch - 1) < 0.01 && worst < 0.01);
 }
 
@@ -138,7 +141,8 @@ static void test_half(void **state) {
 
 /* Along the gradient itself the loss must rise by its length. */
 static void test_differences(void **state) {
-    static const char *const paths[] = {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v", "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"};
+    static const char *const paths[] = {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v",
+                                        "up_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q"};
     struct bench b = bench;
     for (int c = 0; c < 4; c++) {
         struct error e = {{0}};
@@ -184,8 +188,8 @@ static void test_file(void **state) {
     struct lora_file *files[LORAS];
     for (int i = 0; i < LORAS; i++) assert_non_null(files[i] = lora_file_open(b.paths[i], keys, &e));
     struct lora_merge_maps maps = {scale_rows, b.z};
-    struct lora_merge_params p = {.method = &train_merger_find("ziplora")->merger, .files = files, .weights = b.weights, .n = LORAS,
-                                  .dtype = ST_F32, .maps = &maps};
+    struct lora_merge_params p = {.method = &train_merger_find("ziplora")->merger, .files = files, .weights = b.weights,
+                                  .n = LORAS, .dtype = ST_F32, .maps = &maps};
     struct lora_merge_result r;
     const char *out = scratch_path("zip.safetensors");
     if (!lora_merge(&p, keys, out, &r, &e)) fail_msg("%s", e.text);
@@ -193,7 +197,8 @@ static void test_file(void **state) {
     lora_keys_destroy(&keys);
     struct adapter *ad = adapter_open(b.e, &out, 1, &e);
     if (!ad) fail_msg("%s", e.text);
-    struct denoiser_params dp = {.n = LORAS, .w = b.latent.w, .h = b.latent.h, .tokens = model_window(b.e->model), .adapter = ad};
+    struct denoiser_params dp = {.n = LORAS, .w = b.latent.w, .h = b.latent.h, .tokens = model_window(b.e->model),
+                                 .adapter = ad};
     struct denoiser *d = denoiser_create(b.e, &dp, &e);
     if (!d) fail_msg("%s", e.text);
     denoiser_set_context(d, b.context);
@@ -201,7 +206,8 @@ static void test_file(void **state) {
     float *answer = arena_alloc_n(b.a, b.n_step, sizeof *answer);
     if (!denoiser_run(d, b.x + 2 * b.n_step, b.t + 2 * LORAS, answer, &e)) fail_msg("%s", e.text);
     double sum = 0;
-    for (size_t i = 0; i < b.n_step; i++) sum += pow((double)answer[i] - b.target[2 * b.n_step + i], 2) / (double)(b.n_step / LORAS);
+    for (size_t i = 0; i < b.n_step; i++)
+        sum += pow((double)answer[i] - b.target[2 * b.n_step + i], 2) / (double)(b.n_step / LORAS);
     print_message("rank %d to %d; distance %.6f, on the tape %.6f\n", r.rank_min, r.rank_max, sum, want);
     assert_int_equal(r.rank_max, 8);
     assert_true(fabs(sum / want - 1) < 1e-4);
@@ -211,7 +217,8 @@ static void test_file(void **state) {
 
 /* ---- The whole command's work ---- */
 
-static struct train_merge_params whole(struct engine *e, const char *const *paths, const char *const *prompts, const char *out) {
+static struct train_merge_params whole(struct engine *e, const char *const *paths, const char *const *prompts,
+                                       const char *out) {
     static const float weights[] = {1, 0.7f};
     struct train_merge_params p = train_merge_params_default();
     p.method = train_merger_find("ziplora"), p.e = e, p.loras = paths, p.weights = weights, p.n = 2, p.prompts = prompts;
@@ -282,7 +289,8 @@ static void test_refusals(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_beside_torch), cmocka_unit_test(test_half), cmocka_unit_test(test_differences),
-                                       cmocka_unit_test(test_file), cmocka_unit_test(test_whole), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_beside_torch), cmocka_unit_test(test_half),
+                                       cmocka_unit_test(test_differences),  cmocka_unit_test(test_file),
+                                       cmocka_unit_test(test_whole),        cmocka_unit_test(test_refusals)};
     return cmocka_run_group_tests(tests, open_shared, close_shared);
 }

@@ -13,17 +13,20 @@ static struct lora_keys *make_keys(void) {
     static struct nn_target_list lists[2];
     static struct arena *a;
     struct error e;
-    struct unet_config unet = {.in_channels = 4, .out_channels = 4, .n_levels = 2, .mid = UNET_MID_CROSS, .mid_scale = 1, .norm_groups = 8,
-                               .norm_eps = 1e-5f, .context_dim = 16, .time_dim = 64, .conv_in_kernel = 3, .conv_out_kernel = 3,
+    struct unet_config unet = {.in_channels = 4, .out_channels = 4, .n_levels = 2, .mid = UNET_MID_CROSS, .mid_scale = 1,
+                               .norm_groups = 8, .norm_eps = 1e-5f, .context_dim = 16, .time_dim = 64, .conv_in_kernel = 3,
+                               .conv_out_kernel = 3,
                                .downsample_padding = 1};
     struct unet_stage stage = {.channels = 16, .layers = 1, .attention = true, .heads = 2, .depth = {1, 1}};
     unet.mid_stage = unet.down[0] = unet.down[1] = stage;
     stage.layers = 2;
     unet.up[0] = unet.up[1] = stage;
-    struct clip_config clip = {.width = 16, .mlp_width = 16, .layers = 2, .heads = 2, .vocabulary = 8, .positions = 4, .norm_eps = 1e-5f};
+    struct clip_config clip = {.width = 16, .mlp_width = 16, .layers = 2, .heads = 2, .vocabulary = 8, .positions = 4,
+                               .norm_eps = 1e-5f};
     a = arena_create(NULL);
     lists[0].arena = lists[1].arena = a;
-    struct nn_params *p = nn_params_create(a, "unet", TENSOR_F32, false, 0), *q = nn_params_create(a, "text", TENSOR_F32, false, 0);
+    struct nn_params *p = nn_params_create(a, "unet", TENSOR_F32, false, 0),
+                     *q = nn_params_create(a, "text", TENSOR_F32, false, 0);
     if (!unet_declare(p, &unet, &lists[0], &e) || !clip_declare(q, &clip, &lists[1], &e)) abort();
     return lora_keys_create(&(struct lora_model){{&lists[0], &lists[1], NULL}});
 }

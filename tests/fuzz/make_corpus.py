@@ -29,7 +29,8 @@ def main():
     one = {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}
     two = {"dtype": "F32", "shape": [1, 1], "data_offsets": [4, 8]}
     seeds = [header({"a": one}, bytes(4)), header({"a": one, "b": two, "__metadata__": {"k": "v"}}, bytes(8)),
-             header({"x": {"dtype": "F8_E4M3", "shape": [], "data_offsets": [0, 1]}}, b"\x7f"), header({"e": {"dtype": "I64", "shape": [0, 3], "data_offsets": [0, 0]}})]
+             header({"x": {"dtype": "F8_E4M3", "shape": [], "data_offsets": [0, 1]}}, b"\x7f"),
+             header({"e": {"dtype": "I64", "shape": [0, 3], "data_offsets": [0, 0]}})]
     for i, s in enumerate(seeds):
         put("safetensors", i, s)
 
@@ -51,14 +52,17 @@ def main():
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     kohya = "lora_unet_" + layer.replace(".", "_")
     adapters = [f"{kohya}.lora_down.weight 4 16\n{kohya}.lora_up.weight 16 4\n{kohya}.alpha\n@ss_network_dim 4\n",
-                f"unet.{layer}.lora_A.weight 4 16\nunet.{layer}.lora_B.weight 16 4\n", f"{kohya}.hada_w1_a 16 4\n{kohya}.hada_w1_b 4 16\n{kohya}.hada_w2_a 16 4\n{kohya}.hada_w2_b 4 16\n",
+                f"unet.{layer}.lora_A.weight 4 16\nunet.{layer}.lora_B.weight 16 4\n",
+                f"{kohya}.hada_w1_a 16 4\n{kohya}.hada_w1_b 4 16\n{kohya}.hada_w2_a 16 4\n{kohya}.hada_w2_b 4 16\n",
                 f"{kohya}.lokr_w1 4 4\n{kohya}.lokr_w2 4 4\n{kohya}.dora_scale 16 1\n", f"unet.{layer}.processor.to_q_lora.down.weight 4 16\n",
-                f"base_model.model.{layer}.lora_A.default.weight 4 16\n@lora_adapter_metadata {{\"unet.r\": 4}}\n", f"{kohya}.diff 16 16\n{kohya}.oft_blocks 4 4 4\n",
+                f"base_model.model.{layer}.lora_A.default.weight 4 16\n@lora_adapter_metadata {{\"unet.r\": 4}}\n",
+                f"{kohya}.diff 16 16\n{kohya}.oft_blocks 4 4 4\n",
                 "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight 4 16\n", "unet:0:up 16 4\nunet:0:down 4 16\n", "emb_params 2 16\n"]
     for i, text in enumerate(adapters):
         put("adapter", i, text.encode())
 
-    recipes = ["a cat, flat\nNegative prompt: bad\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 5, Size: 512x512, Model: m, Model hash: 0123456789",
+    recipes = ["a cat, flat\nNegative prompt: bad\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, "
+               "Seed: 5, Size: 512x512, Model: m, Model hash: 0123456789",
                "x <lora:a b:0.8>\nSteps: 4, Lora hashes: \"a: 00aa, b: 11bb\", Version: 1", "Steps: 1", "", "a\n\nb, Steps: x\nSeed: -1, Size: 1x"]
     for i, text in enumerate(recipes):
         put("recipe", i, b"\0" + text.encode())

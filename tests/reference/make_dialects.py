@@ -354,7 +354,8 @@ def main():
     peft_folder(sd1, out, "unet", UNET, "peft-unet", lora_alpha=4, use_rslora=True,
                 rank_pattern={r".*attn1\.to_out\.0": 3}, alpha_pattern={r"mid_block.*to_v": 7})
     peft_folder(sd1, out, "text_encoder", text_paths(sd1.pipe), "peft-text", lora_alpha=1)
-    old, new = {"unet": ["GEGLU", "Attention"], "text_encoder": ["CLIPAttention"]}, {"unet": ["Attention", "ResnetBlock2D", "GEGLU"], "text_encoder": ["CLIPAttention"]}
+    old = {"unet": ["GEGLU", "Attention"], "text_encoder": ["CLIPAttention"]}
+    new = {"unet": ["Attention", "ResnetBlock2D", "GEGLU"], "text_encoder": ["CLIPAttention"]}
     numbered(sd1, out, "cloneofsimo", False, old)
     numbered(sd1, out, "cloneofsimo-extended", True, new)
     comfy(sd1, out)

@@ -19,7 +19,8 @@ TEXTS = [
     "supercalifragilisticexpialidocious", "hello! wow!!", "a<|endoftext|>b", "A <|EndOfText|> b", "x<|startoftext|>!!",
     "!<|ENDOFTEXT|>!!'s", "'S!'s ''s 's's", "\u0130stanbul STRASSE \u1e9e \u01c5", "a\u0301e e\u0301\u0323 \u212b",
     "\u0391\u03a3 \u03a3", "\x01\x7f a\x1b", "\u00bd\u00b2\u2167 1\u0663\u4e09", "a\u200bb a\u3000b\u00a0c\u0085d\u2028e\tf\r\ng",
-    "<|endoftext|", "caf\u00e9 na\u00efve co\u00f6perate", "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22", "\U0001f468\u200d\U0001f469\u200d\U0001f467 ok",
+    "<|endoftext|", "caf\u00e9 na\u00efve co\u00f6perate", "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e44\u0e17\u0e22",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 ok",
     "100000 42nd 3.14 1e-5", "aaaaaaaaaaaaaaaaaaaaaaaaaaaa", "--- ... ??? ,,,", "\uff21\uff22\uff23 \ufb01", "\u023a \u1c90 \U00010400",
     "word " * 90, "'", "''", "'l 'll 'lll", "don\u2019t", "_snake_case_ CamelCase", "\ufffd", "\uac00\u1100\u1161",
 ]

@@ -24,8 +24,8 @@ int cli_shell(const char *command) {
 }
 
 int cli_run(const char *prefix, const char *args) {
-    const char *command = arena_printf(cli.a, "cd '%s' && export M='%s'; %s '%s/atelier' %s >stdout 2>stderr", cli.dir, CLI_DATA, prefix,
-                                       ATELIER_BINARY_DIR, args);
+    const char *command = arena_printf(cli.a, "cd '%s' && export M='%s'; %s '%s/atelier' %s >stdout 2>stderr", cli.dir,
+                                       CLI_DATA, prefix, ATELIER_BINARY_DIR, args);
     int code = cli_shell(command);
     cli.out = cli_slurp(scratch_path("stdout"));
     cli.err = cli_slurp(scratch_path("stderr"));
@@ -54,7 +54,8 @@ void cli_expect_failure(const char *prefix, const char *args, const char *fragme
     const char *said = strstr(cli.err, "atelier: ");
     if (code != 1) os_file_remove(scratch_path("out/x.png"), NULL);
     if (code != 1) fail_msg("atelier %s: exit code %d instead of 1: %s", args, code, cli.err);
-    if (!said || cli_lines(said) != 1 || !strstr(said, fragment)) fail_msg("atelier %s: wanted \"%s\", got: %s", args, fragment, cli.err);
+    if (!said || cli_lines(said) != 1 || !strstr(said, fragment))
+        fail_msg("atelier %s: wanted \"%s\", got: %s", args, fragment, cli.err);
     struct os_entry *list;
     size_t n;
     assert_true(os_dir_list(cli.a, scratch_path("out"), &list, &n, NULL));

@@ -48,7 +48,8 @@ static void part_bind(struct part *p, struct nn_naming naming) {
     struct error e = {0};
     struct nn_bind_report report;
     if (!nn_params_bind(p->params, p->weights, &naming, &report, &e)) fail_msg("%s", e.text);
-    if (report.n_used != (int)st_count(p->weights)) fail_msg("%s: %d tensors used of %zu", p->config, report.n_used, st_count(p->weights));
+    if (report.n_used != (int)st_count(p->weights))
+        fail_msg("%s: %d tensors used of %zu", p->config, report.n_used, st_count(p->weights));
 }
 
 static void part_close(struct part *p) {

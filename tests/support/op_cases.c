@@ -54,7 +54,8 @@ const struct op_case op_cases[] = {
     {OP_CONV2D, "32x32", {.conv = {3, 1, 1, 0}}, {{1, 32, 32, 64}, K3(64, 64), V(64)}, {1, 32, 32, 64}, .big = true},
     {OP_CONV2D, "8x8 deep", {.conv = {3, 1, 1, 0}}, {{2, 8, 8, 320}, K3(160, 320), V(160)}, {2, 8, 8, 160}, .big = true},
     {OP_CONV2D, "33x31", {.conv = {3, 1, 1, 0}}, {{1, 33, 31, 32}, K3(64, 32), V(64)}, {1, 33, 31, 64}, .big = true},
-    {OP_CONV2D, "33x32", {.conv = {3, 1, 1, 0}}, {{1, 33, 32, 64}, K3(70, 64), V(70), {1, 33, 32, 70}}, {1, 33, 32, 70}, .big = true},
+    {OP_CONV2D, "33x32", {.conv = {3, 1, 1, 0}}, {{1, 33, 32, 64}, K3(70, 64), V(70), {1, 33, 32, 70}}, {1, 33, 32, 70},
+     .big = true},
     {OP_CONV2D, "17x18 deep", {.conv = {3, 1, 1, 0}}, {{1, 17, 18, 128}, K3(114, 128), V(114)}, {1, 17, 18, 114}, .big = true},
     {OP_CONV2D, "up large", {.conv = {3, 1, 1, 1}}, {{1, 16, 16, 64}, K3(64, 64), V(64)}, {1, 32, 32, 64}, .big = true},
     /* g, w */
@@ -238,7 +239,8 @@ const struct op_case op_cases[] = {
     {OP_LION, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12), V(12)}},
     {OP_SCHEDULE_FREE, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12), V(12)}},
     {OP_PRODIGY_SUMS, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12)}},
-    {OP_PRODIGY_SUMS, "with earlier ones", {{0}}, {{1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, V(12), V(2)}},
+    {OP_PRODIGY_SUMS, "with earlier ones", {{0}},
+     {{1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, {1, 1, 8192, 4}, V(12), V(2)}},
     {OP_PRODIGY, "small", {{0}}, {{1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, {1, 1, 96, 4}, V(12)}},
     {OP_PAIR_NORM, "shrinks", {.pair_norm = {0.5f, 1}}, {W(8, 37), W(70, 8)}},
     {OP_PAIR_NORM, "stays", {.pair_norm = {0.01f, 1000}}, {W(4, 20), W(33, 4)}},
@@ -281,7 +283,9 @@ static double *random_array(struct shape s, struct rng *r, struct arena *a) {
 static void fill_forward(const struct graph *g, const struct node *node, double **data, struct arena *a) {
     bool attention = node->op == OP_ATTENTION_DX;
     struct node forward = *node;
-    forward.op = attention ? OP_ATTENTION : node->op == OP_GROUP_NORM_DX || node->op == OP_GROUP_NORM_DP ? OP_GROUP_NORM : OP_LAYER_NORM;
+    forward.op = attention                                                      ? OP_ATTENTION
+                 : node->op == OP_GROUP_NORM_DX || node->op == OP_GROUP_NORM_DP ? OP_GROUP_NORM
+                                                                                : OP_LAYER_NORM;
     int first = attention ? 3 : -1, second = attention ? 4 : 2;
     double *out[GRAPH_MAX_OUT] = {first >= 0 ? data[node->in[first]] : NULL, data[node->in[second]], NULL};
     if (!out[0]) out[0] = arena_alloc(a, (size_t)shape_elems(graph_shape(g, node->in[1])) * sizeof(double));
@@ -298,7 +302,8 @@ static void fill_forward(const struct graph *g, const struct node *node, double 
 /* Plausible settings; squares where states are means of squares. */
 static void fill_optimiser(const struct graph *g, const struct node *n, double **data) {
     static const double settings[][12] = {
-        [OP_ADAMW - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, 1e-8, 1 / (1 - 0.9 * 0.9), 1 / (1 - 0.99 * 0.99), [10] = 0.1, [11] = 0.01},
+        [OP_ADAMW - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, 1e-8, 1 / (1 - 0.9 * 0.9), 1 / (1 - 0.99 * 0.99),
+                                 [10] = 0.1, [11] = 0.01},
         [OP_LION - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, [10] = 0.1, [11] = 0.01},
         [OP_SCHEDULE_FREE - OP_ADAMW] = {1e-2, 0.01, 0.5, 0.9, 0.99, 1e-8, 1 / (1 - 0.99 * 0.99), 0.3, [10] = 0.1, [11] = 0.01},
         [OP_PRODIGY_SUMS - OP_ADAMW] = {1, 0.01, 0.5, 0.9, 0.99, 1e-9, 0.1, 0.12, 0.995, 0.7, [10] = 0.1, [11] = 0.01},

@@ -42,19 +42,23 @@ void page_check_text(struct page *p) {
     float *pooled = arena_alloc_n(p->a, (size_t)(windows * model_pooled_dim(m)) + 1, sizeof *pooled);
     if (!engine_encode_text(p->e, ids, windows, &(struct text_params){0}, got, pooled, &p->err)) fail_msg("%s", p->err.text);
     near(p, "text", got, want, (size_t)shape_elems(s));
-    if (model_pooled_dim(m)) near(p, "pooled", pooled, golden_rows(p->golden, "pooled_embedding", p->a, NULL), (size_t)(windows * model_pooled_dim(m)));
+    if (model_pooled_dim(m))
+        near(p, "pooled", pooled, golden_rows(p->golden, "pooled_embedding", p->a, NULL),
+             (size_t)(windows * model_pooled_dim(m)));
 }
 
 void page_check_unet(struct page *p) {
     const struct model *m = p->e->model;
     struct shape s;
-    float *x = golden_rows(p->golden, "unet.latents", p->a, &s), *got = arena_alloc_n(p->a, (size_t)shape_elems(s), sizeof *got);
+    float *x = golden_rows(p->golden, "unet.latents", p->a, &s),
+          *got = arena_alloc_n(p->a, (size_t)shape_elems(s), sizeof *got);
     struct denoiser_params dp = {.n = s.n, .w = s.w, .h = s.h, .tokens = model_window(m)};
     struct denoiser *d = denoiser_create(p->e, &dp, &p->err);
     if (!d) fail_msg("%s", p->err.text);
     denoiser_set_context(d, golden_rows(p->golden, "unet.context", p->a, NULL));
     if (model_pooled_dim(m))
-        denoiser_set_added(d, golden_rows(p->golden, "unet.pooled", p->a, NULL), golden_rows(p->golden, "unet.time_ids", p->a, NULL));
+        denoiser_set_added(d, golden_rows(p->golden, "unet.pooled", p->a, NULL),
+                           golden_rows(p->golden, "unet.time_ids", p->a, NULL));
     if (model_extra_channels(m)) denoiser_set_extra(d, golden_rows(p->golden, "unet.extra", p->a, NULL));
     denoiser_set_guidance(d, (float)golden_number(p->golden, "unet_guidance"));
     if (!denoiser_run(d, x, golden_rows(p->golden, "unet.timesteps", p->a, NULL), got, &p->err)) fail_msg("%s", p->err.text);
@@ -66,7 +70,8 @@ void page_check_vae(struct page *p) {
     const struct vae_config *cfg = &p->e->model->vae;
     int c = cfg->latent_channels;
     struct shape pixels, latent;
-    float *image = golden_rows(p->golden, "vae.image", p->a, &pixels), *mean = golden_rows(p->golden, "vae.mean", p->a, &latent);
+    float *image = golden_rows(p->golden, "vae.image", p->a, &pixels),
+          *mean = golden_rows(p->golden, "vae.mean", p->a, &latent);
     float *logvar = golden_rows(p->golden, "vae.logvar", p->a, NULL), *z = golden_rows(p->golden, "vae.latents", p->a, NULL);
     size_t n = (size_t)shape_elems(latent), n_image = (size_t)shape_elems(pixels);
     float *moments = arena_alloc_n(p->a, 2 * n, sizeof *moments), *raw = arena_alloc_n(p->a, n_image, sizeof *raw);

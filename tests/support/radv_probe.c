@@ -119,7 +119,8 @@ bool radv_compile(const struct radv_pipeline *p, struct radv_figures *out) {
     *out = (struct radv_figures){0};
     struct shader_blob blob;
     if (!find_blob(p->shader, &blob)) return false;
-    VkShaderModuleCreateInfo m = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = blob.bytes, .pCode = blob.words};
+    VkShaderModuleCreateInfo m = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = blob.bytes,
+                                  .pCode = blob.words};
     VkShaderModule module;
     VkResult r = vkCreateShaderModule(device, &m, NULL, &module);
     if (r) return complain("loading a shader", r);

@@ -25,7 +25,8 @@ static int block(struct small_net *n, int index, int x) {
     struct graph *g = n->g;
     size_t mark = graph_push(g, "block%d", index);
     graph_segment_begin(g);
-    int gamma = weight(n, false, "gamma", (struct shape){1, 1, 1, C}), beta = weight(n, false, "beta", (struct shape){1, 1, 1, C});
+    int gamma = weight(n, false, "gamma", (struct shape){1, 1, 1, C}),
+        beta = weight(n, false, "beta", (struct shape){1, 1, 1, C});
     int h = graph_group_norm(g, x, gamma, beta, 2, 1e-5f, true);
     int kernel = weight(n, false, "conv", (struct shape){9, 1, C, C});
     h = graph_conv2d(g, h, kernel, beta, x, &(struct conv_params){.k = 3, .pad = 1});

@@ -12,7 +12,8 @@ static struct train_params params_of(const struct train_bench *b, const char *ta
     p.rank = (int)golden_number(b->golden, "rank"), p.alpha = (float)golden_number(b->golden, "alpha");
     p.lr = (float)golden_number(b->golden, "lr"), p.optimiser.weight_decay = (float)golden_number(b->golden, "weight_decay");
     p.optimiser.beta1 = golden_number(b->golden, "beta1"), p.optimiser.beta2 = golden_number(b->golden, "beta2");
-    p.optimiser.eps = (float)golden_number(b->golden, "eps"), p.optimiser.max_grad_norm = (float)golden_number(b->golden, "clip");
+    p.optimiser.eps = (float)golden_number(b->golden, "eps"),
+    p.optimiser.max_grad_norm = (float)golden_number(b->golden, "clip");
     p.batch = b->latent.n, p.steps = b->steps, p.schedule.kind = TRAIN_CONSTANT;
     p.resolution = b->latent.w * vae_config_factor(&b->e->model->vae);
     p.remat = remat ? TRAIN_REMAT_ON : TRAIN_REMAT_OFF;
@@ -44,7 +45,9 @@ static void read_inputs(struct train_bench *b) {
 
 static const char *tensor_name(struct train_bench *b, const char *prefix, const struct lora_stack_layer *l, const char *tail) {
     const struct adapter *ad = trainer_adapter(b->t);
-    const char *part = l->model == ad->models[LORA_UNET] ? "lora_unet" : l->model == ad->models[LORA_TEXT] ? "lora_te1" : "lora_te2";
+    const char *part = l->model == ad->models[LORA_UNET]   ? "lora_unet"
+                       : l->model == ad->models[LORA_TEXT] ? "lora_te1"
+                                                           : "lora_te2";
     char *path = arena_strdup(b->a, l->target->path);
     for (char *c = path; *c; c++)
         if (*c == '.') *c = '_';
@@ -72,7 +75,8 @@ static void set_start(struct train_bench *b) {
     }
 }
 
-struct train_bench train_bench_open(const struct train_bench_run *r, int rig, bool remat, void (*change)(struct train_params *p)) {
+struct train_bench train_bench_open(const struct train_bench_run *r, int rig, bool remat,
+                                    void (*change)(struct train_params *p)) {
     struct error e = {{0}};
     struct train_bench b = {.a = arena_create(NULL)};
     b.golden = golden_open(arena_printf(b.a, "%s.train-%s", r->model, r->targets));
@@ -96,8 +100,8 @@ double train_bench_step(struct train_bench *b, int k, bool update) {
     struct error e = {{0}};
     float losses[8];
     double mean = 0;
-    struct train_given given = {b->latents + (size_t)k * b->n_step, b->noise + (size_t)k * b->n_step, b->context, b->times + k * b->latent.n,
-                                {b->ids[0], b->ids[1]}, b->pooled, b->time_ids};
+    struct train_given given = {b->latents + (size_t)k * b->n_step, b->noise + (size_t)k * b->n_step, b->context,
+                                b->times + k * b->latent.n, {b->ids[0], b->ids[1]}, b->pooled, b->time_ids};
     if (!trainer_step_given(b->t, &given, update, losses, &e)) fail_msg("%s", e.text);
     for (int i = 0; i < b->latent.n; i++) mean += (double)losses[i] / b->latent.n;
     return mean;
@@ -112,7 +116,8 @@ static double gradient_error(struct train_bench *b, const struct st_file *golden
     int slot = up ? l->up : l->down;
     float *want = golden_weight(golden, tensor_name(b, "gradient", l, up ? "lora_up" : "lora_down"), a, &shape);
     size_t n = (size_t)shape_elems(shape);
-    float *rows = arena_alloc_n(a, (size_t)shape_elems(s->set->slots[slot].shape), sizeof *rows), *got = arena_alloc_n(a, n, sizeof *got);
+    float *rows = arena_alloc_n(a, (size_t)shape_elems(s->set->slots[slot].shape), sizeof *rows),
+          *got = arena_alloc_n(a, n, sizeof *got);
     if (!gpu_set_read(trainer_gradients(b->t), slot, rows, &e)) fail_msg("%s", e.text);
     lora_stack_extract(l, &l->parts[0], rows, rows, up ? NULL : got, up ? got : NULL);
     double peak = 1e-30, worst = 0, scale = (double)trainer_loss_scale(b->t);

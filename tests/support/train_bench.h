@@ -22,7 +22,8 @@ struct train_bench {
 };
 
 /* NAME.train-TARGETS on a rig of session.h; change may alter the settings, NULL: it does not. */
-struct train_bench train_bench_open(const struct train_bench_run *r, int rig, bool remat, void (*change)(struct train_params *p));
+struct train_bench train_bench_open(const struct train_bench_run *r, int rig, bool remat,
+                                    void (*change)(struct train_params *p));
 void train_bench_close(struct train_bench *b);
 /* Mean loss of step k; trains on if `update`. */
 double train_bench_step(struct train_bench *b, int k, bool update);

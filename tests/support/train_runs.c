@@ -40,7 +40,8 @@ const char *runs_pictures(void) {
         for (int p = 0; p < RUNS_SIDE * RUNS_SIDE * 3; p++)
             im.rgb[p] = (uint8_t)(127 + 120 * sin(p / 3 % RUNS_SIDE * 0.1 * (i + 1) + p / 3 / RUNS_SIDE * 0.07 + p % 3));
         assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
-        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.txt", folder, i), captions[i], strlen(captions[i]), &e));
+        assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/%d.txt", folder, i), captions[i], strlen(captions[i]),
+                                         &e));
     }
     return folder;
 }
