@@ -19,8 +19,8 @@ static bool refuse(const struct st_file *f, struct error *e) {
         return error_set(e, "%s is a VAE alone; give a whole checkpoint with --model and this one with --vae.", path);
     if (clip_hf_is(f, "") || clip_open_is(f, ""))
         return error_set(e, "%s is a text encoder alone; a whole checkpoint is needed.", path);
-    return error_set(e, "%s is no Stable Diffusion checkpoint: it has no UNet (model.diffusion_model.*) among its %zu tensors.", path,
-                     st_count(f));
+    return error_set(e, "%s is no Stable Diffusion checkpoint: it has no UNet (model.diffusion_model.*) among its %zu tensors.",
+                     path, st_count(f));
 }
 
 static bool open_unet(struct checkpoint_single *c, struct error *e) {
@@ -76,10 +76,11 @@ static bool open_texts(struct checkpoint_single *c, struct error *e) {
     bool ok = true;
     if (nn_family_is_xl(c->family)) {
         if (clip_open_is(f, refiner))
-            return error_set(e, "%s is an SDXL refiner (it has the second text encoder alone), which this version does not run; give the "
-                             "base model.", path);
+            return error_set(e, "%s is an SDXL refiner (it has the second text encoder alone), which this version does not "
+                                "run; give the base model.", path);
         if (!clip_hf_is(f, first) || !clip_open_is(f, second))
-            return error_set(e, "%s lacks a text encoder of SDXL (%s* and %s* are needed); it may hold the UNet alone.", path, first, second);
+            return error_set(e, "%s lacks a text encoder of SDXL (%s* and %s* are needed); it may hold the UNet alone.", path,
+                             first, second);
         ok = add_text(c, first, false, e) && add_text(c, second, true, e);
         if (ok) c->texts[0].projection = false; /* only the second tower's is used */
         if (ok) c->texts[1].pad_id = 0;
@@ -92,8 +93,8 @@ static bool open_texts(struct checkpoint_single *c, struct error *e) {
     } else if (clip_hf_is(f, sd1)) {
         ok = add_text(c, sd1, false, e);
     } else {
-        return error_set(e, "%s has no text encoder (%s* or %s*); it may hold the UNet alone, and a whole checkpoint is needed.", path, sd1,
-                         sd2);
+        return error_set(e, "%s has no text encoder (%s* or %s*); it may hold the UNet alone, and a whole checkpoint is "
+                            "needed.", path, sd1, sd2);
     }
     if (ok) c->texts[0].projection = false;
     return ok;
@@ -133,8 +134,8 @@ static void find_prediction(struct checkpoint_single *c) {
 
 static void finish_configs(struct checkpoint_single *c) {
     bool xl = nn_family_is_xl(c->family);
-    c->schedule = (struct schedule_params){.beta = SCHEDULE_BETA_SCALED_LINEAR, .beta_start = 0.00085, .beta_end = 0.012, .n_train = 1000,
-                                           .steps_offset = 1, .final_alpha_first = true,
+    c->schedule = (struct schedule_params){.beta = SCHEDULE_BETA_SCALED_LINEAR, .beta_start = 0.00085, .beta_end = 0.012,
+                                           .n_train = 1000, .steps_offset = 1, .final_alpha_first = true,
                                            .spacing = xl ? SCHEDULE_SPACING_LEADING : SCHEDULE_SPACING_DEFAULT};
     find_prediction(c);
     int latent = xl ? 128 : c->schedule.prediction == SCHEDULE_PREDICT_V ? 96 : 64;

@@ -15,7 +15,8 @@ static int find(const char *name, const char *const *names, int n) {
 
 bool loss_kind_parse(const char *name, enum loss_kind *out, struct error *e) {
     int i = find(name, kinds, LOSS_KINDS);
-    if (i == LOSS_KINDS) return error_set(e, "There is no loss \"%.40s\"; it can be l2, l1, huber, smooth-l1 or pseudo-huber.", name);
+    if (i == LOSS_KINDS)
+        return error_set(e, "There is no loss \"%.40s\"; it can be l2, l1, huber, smooth-l1 or pseudo-huber.", name);
     *out = (enum loss_kind)i;
     return true;
 }

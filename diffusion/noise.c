@@ -13,7 +13,8 @@ bool noise_params_check(const struct noise_params *p, struct error *e) {
         return error_set(e, "--pyramid-iterations must lie from 0 to %d; 6 to 10 are usual.", MAX_ITERATIONS);
     if (p->pyramid_iterations && !(p->pyramid_discount > 0 && p->pyramid_discount < 1))
         return error_set(e, "--pyramid-discount must lie between 0 and 1; 0.3 is usual.");
-    if (!(p->perturbation >= 0 && p->perturbation <= 10)) return error_set(e, "--input-perturbation must lie from 0 to 10; 0.1 is usual.");
+    if (!(p->perturbation >= 0 && p->perturbation <= 10))
+        return error_set(e, "--input-perturbation must lie from 0 to 10; 0.1 is usual.");
     if (p->perturbation_random && !(p->perturbation > 0))
         return error_set(e, "--input-perturbation-random needs --input-perturbation.");
     return true;
@@ -32,7 +33,8 @@ static float channel_mean(const float *latents, const struct noise_size *s, int 
     return (float)(sum / (s->h * s->w));
 }
 
-static void add_offset(const struct noise_params *p, struct rng *rng, float *noise, const float *latents, const struct noise_size *s) {
+static void add_offset(const struct noise_params *p, struct rng *rng, float *noise, const float *latents,
+                       const struct noise_size *s) {
     float strength = p->offset * (p->offset_random ? uniform(rng) : 1), shift[16];
     for (int image = 0; image < s->n; image++)
         for (int first = 0; first < s->c; first += 16) {
@@ -43,7 +45,8 @@ static void add_offset(const struct noise_params *p, struct rng *rng, float *noi
                 if (p->offset_adaptive != 0)
                     o = fmaxf(0, o + p->offset_adaptive * fabsf(channel_mean(latents, s, image, first + k)));
                 for (int i = 0; i < s->h * s->w; i++)
-                    noise[((size_t)image * (size_t)(s->h * s->w) + (size_t)i) * (size_t)s->c + (size_t)(first + k)] += o * shift[k];
+                    noise[((size_t)image * (size_t)(s->h * s->w) + (size_t)i) * (size_t)s->c + (size_t)(first + k)] +=
+                        o * shift[k];
             }
         }
 }

@@ -16,8 +16,10 @@ bool op_optimise_shape(struct graph *g, const struct node *node, struct shape ou
     if (!op_needs(g, node, hyper + 1 + has_rates)) return false;
     struct shape p = op_shape_in(g, node, 0);
     for (int i = 1; i < hyper; i++)
-        if (!shape_equal(op_shape_in(g, node, i), p)) return graph_fail(g, "%s: parameters, gradients and states differ in shape", name), false;
-    if (!op_is_vector(op_shape_in(g, node, hyper), OPTIMISE_HYPER)) return graph_fail(g, "%s: hyper is not one row of %d", name, OPTIMISE_HYPER), false;
+        if (!shape_equal(op_shape_in(g, node, i), p))
+            return graph_fail(g, "%s: parameters, gradients and states differ in shape", name), false;
+    if (!op_is_vector(op_shape_in(g, node, hyper), OPTIMISE_HYPER))
+        return graph_fail(g, "%s: hyper is not one row of %d", name, OPTIMISE_HYPER), false;
     if (has_rates && (int64_t)op_shape_in(g, node, hyper + 1).c * OPTIMISE_RATE_TEXELS < shape_rows(p))
         return graph_fail(g, "%s: fewer rates than one per %d texels", name, OPTIMISE_RATE_TEXELS), false;
     out[0] = p;
@@ -64,8 +66,10 @@ bool op_prodigy_sums_shape(struct graph *g, const struct node *node, struct shap
     struct shape p = op_shape_in(g, node, 0);
     for (int i = 1; i < 4; i++)
         if (!shape_equal(op_shape_in(g, node, i), p)) return graph_fail(g, "prodigy_sums: banks differ in shape"), false;
-    if (!op_is_vector(op_shape_in(g, node, 4), OPTIMISE_HYPER)) return graph_fail(g, "prodigy_sums: hyper is not one row of %d", OPTIMISE_HYPER), false;
-    if (op_has(node, 5) && !op_is_vector(op_shape_in(g, node, 5), 2)) return graph_fail(g, "prodigy_sums: acc is not one row of 2"), false;
+    if (!op_is_vector(op_shape_in(g, node, 4), OPTIMISE_HYPER))
+        return graph_fail(g, "prodigy_sums: hyper is not one row of %d", OPTIMISE_HYPER), false;
+    if (op_has(node, 5) && !op_is_vector(op_shape_in(g, node, 5), 2))
+        return graph_fail(g, "prodigy_sums: acc is not one row of 2"), false;
     out[0] = p;
     out[1] = op_vector(2);
     return true;
@@ -104,7 +108,9 @@ bool op_adafactor_shape(struct graph *g, const struct node *node, struct shape o
     return true;
 }
 
-static bool counts(const struct node *node, int64_t row) { return row % node->attr.adafactor.period < node->attr.adafactor.rows; }
+static bool counts(const struct node *node, int64_t row) {
+    return row % node->attr.adafactor.period < node->attr.adafactor.rows;
+}
 
 /* The new means of squares; padding keeps what it had. Returns the mean of the row means. */
 static double adafactor_means(const struct node *node, struct shape p, const double *const *in, double *const *out) {

@@ -52,7 +52,8 @@ void op_huber_grad(struct graph *g, int node, const int *grad_out, const bool *w
     int mask = op_has(&n, 3) ? n.in[3] : -1;
     for (int i = 0; i < 2; i++)
         if (want[i])
-            grad_in[i] = op_emit(g, OP_HUBER_DX, (int[]){grad_out[0], n.in[i], n.in[1 - i], n.in[2], mask}, 5, (union op_attr){0});
+            grad_in[i] =
+                op_emit(g, OP_HUBER_DX, (int[]){grad_out[0], n.in[i], n.in[1 - i], n.in[2], mask}, 5, (union op_attr){0});
 }
 
 /* sqrt(d^2 + c^2) - c, without the difference of nearly equal numbers. */

@@ -81,7 +81,8 @@ static void collect_spans(struct planner *pl) {
     for (int n = 0; n < g->n_nodes && pl->p->scratch; n++) {
         int64_t bytes = pl->p->scratch(pl->p->ctx, g, n);
         if (bytes > 0)
-            pl->spans[pl->n_spans++] = (struct span){.bytes = align_up(bytes, PLAN_ALIGN), .first = n, .last = n, .value = -1 - n};
+            pl->spans[pl->n_spans++] =
+                (struct span){.bytes = align_up(bytes, PLAN_ALIGN), .first = n, .last = n, .value = -1 - n};
     }
 }
 

@@ -61,7 +61,8 @@ int tensor_set_add(struct tensor_set *set, const char *name, struct shape shape)
         if (set->n_slots) memcpy(slots, set->slots, (size_t)set->n_slots * sizeof *slots);
         set->slots = slots, set->cap_slots = cap;
     }
-    set->slots[set->n_slots] = (struct tensor_slot){arena_strdup(set->arena, name), shape, dtype, last, set->chunk_texels[last]};
+    set->slots[set->n_slots] =
+        (struct tensor_slot){arena_strdup(set->arena, name), shape, dtype, last, set->chunk_texels[last]};
     set->chunk_texels[last] += texels;
     return set->n_slots++;
 }

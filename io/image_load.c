@@ -38,7 +38,8 @@ static bool damaged(const struct source *s, const char *why, struct error *e) {
 static bool look(struct source *s, struct error *e) {
     s->orientation = 1;
     s->kind = sniff(s->data, s->bytes);
-    if (s->kind == KIND_NONE) return error_set(e, "'%s' is not a picture that can be read: JPEG, PNG or WebP was expected", s->name);
+    if (s->kind == KIND_NONE)
+        return error_set(e, "'%s' is not a picture that can be read: JPEG, PNG or WebP was expected", s->name);
     if (s->bytes > INT_MAX) return error_set(e, "'%s' is too large: %zu bytes", s->name, s->bytes);
     if (s->kind == KIND_WEBP) {
         WebPBitstreamFeatures f;
@@ -53,8 +54,8 @@ static bool look(struct source *s, struct error *e) {
         return damaged(s, image_stb_reason(), e);
     }
     if (s->w > IMAGE_MAX_SIDE || s->h > IMAGE_MAX_SIDE || (int64_t)s->w * s->h > IMAGE_MAX_PIXELS)
-        return error_set(e, "'%s' is too large: %d x %d pixels, at most %d a side and %d million in all are read; make it smaller",
-                         s->name, s->w, s->h, IMAGE_MAX_SIDE, IMAGE_MAX_PIXELS / 1000000);
+        return error_set(e, "'%s' is too large: %d x %d pixels, at most %d a side and %d million in all are read; make it "
+                            "smaller", s->name, s->w, s->h, IMAGE_MAX_SIDE, IMAGE_MAX_PIXELS / 1000000);
     return s->w > 0 && s->h > 0 ? true : damaged(s, "it has no pixels", e);
 }
 

@@ -13,7 +13,8 @@ struct image_bytes {
     size_t bytes;
 };
 
-/* Walks JPEG markers up to the end of the picture. False if the end is missing or a segment could harm the decoder. exif stays {0} if there is none. */
+/* Walks JPEG markers up to the end of the picture. False if the end is missing or a segment could harm the decoder. exif stays
+ * {0} if there is none. */
 bool image_jpeg_scan(const uint8_t *data, size_t bytes, struct image_bytes *exif);
 
 /* The EXIF chunk of a WebP container, {0} if there is none. */

@@ -33,7 +33,8 @@ static bool whole(const struct reader *r, const char *key, const char *text, int
 static bool seed(const struct reader *r, const char *text, struct prompt_line *l) {
     char *end;
     l->seed = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)*text) || *end) return WRONG(r, "--d takes a seed, a whole number from 0, not \"%s\".", TEXT_SHOW(text));
+    if (!isdigit((unsigned char)*text) || *end)
+        return WRONG(r, "--d takes a seed, a whole number from 0, not \"%s\".", TEXT_SHOW(text));
     l->has_seed = true;
     return true;
 }
@@ -41,7 +42,8 @@ static bool seed(const struct reader *r, const char *text, struct prompt_line *l
 static bool guidance(const struct reader *r, const char *text, struct prompt_line *l) {
     char *end;
     l->cfg = strtod(text, &end);
-    if (end == text || *end || !(l->cfg >= 0 && l->cfg <= 100)) return WRONG(r, "--l takes a number from 0 to 100, not \"%s\".", TEXT_SHOW(text));
+    if (end == text || *end || !(l->cfg >= 0 && l->cfg <= 100))
+        return WRONG(r, "--l takes a number from 0 to 100, not \"%s\".", TEXT_SHOW(text));
     l->has_cfg = true;
     return true;
 }
@@ -57,7 +59,8 @@ static bool take(const struct reader *r, struct prompt_line *l, const char *key,
     if (!strcmp(key, "d")) return seed(r, value, l);
     if (!strcmp(key, "l")) return guidance(r, value, l);
     if (text) return true;
-    if (strcmp(key, "lora")) return WRONG(r, "--%s is not known here; --n, --w, --h, --d, --l, --s, --ss and --lora are.", TEXT_SHOW(key));
+    if (strcmp(key, "lora"))
+        return WRONG(r, "--%s is not known here; --n, --w, --h, --d, --l, --s, --ss and --lora are.", TEXT_SHOW(key));
     l->loras = arena_grow(r->a, l->loras, (size_t)l->n_loras, (size_t)l->n_loras + 1, sizeof *l->loras);
     l->loras[l->n_loras++] = value;
     return true;
@@ -93,11 +96,14 @@ static bool read_line(const struct reader *r, char *text, struct prompt_line *l)
     return true;
 }
 
-bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const char *name, struct prompt_line **out, int *n, struct error *e) {
+bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const char *name, struct prompt_line **out, int *n,
+                       struct error *e) {
     struct reader r = {a, name, 0, e};
     *out = NULL, *n = 0;
-    if (bytes > MAX_BYTES) return error_set(e, "%s has %zu MiB; a file of prompts has up to %d.", TEXT_SHOW(name), bytes >> 20, MAX_BYTES >> 20);
-    if (!text_utf8_valid(data, bytes) || memchr(data, 0, bytes)) return error_set(e, "%s is not UTF-8 text; save it as UTF-8.", TEXT_SHOW(name));
+    if (bytes > MAX_BYTES)
+        return error_set(e, "%s has %zu MiB; a file of prompts has up to %d.", TEXT_SHOW(name), bytes >> 20, MAX_BYTES >> 20);
+    if (!text_utf8_valid(data, bytes) || memchr(data, 0, bytes))
+        return error_set(e, "%s is not UTF-8 text; save it as UTF-8.", TEXT_SHOW(name));
     char *text = arena_strndup(a, data, bytes), *next;
     if (bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) text += 3; /* byte order mark */
     size_t room = 0;
@@ -106,8 +112,10 @@ bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const ch
         r.number++;
         char *line = trim(text);
         if (!*line || *line == '#') continue;
-        if (*n == PROMPT_FILE_MAX_LINES) return error_set(e, "%s has more than %d prompts; use several files.", TEXT_SHOW(name), PROMPT_FILE_MAX_LINES);
-        if ((size_t)*n == room) *out = arena_grow(a, *out, room, room ? 2 * room : 32, sizeof **out), room = room ? 2 * room : 32;
+        if (*n == PROMPT_FILE_MAX_LINES)
+            return error_set(e, "%s has more than %d prompts; use several files.", TEXT_SHOW(name), PROMPT_FILE_MAX_LINES);
+        if ((size_t)*n == room)
+            *out = arena_grow(a, *out, room, room ? 2 * room : 32, sizeof **out), room = room ? 2 * room : 32;
         if (!read_line(&r, line, &(*out)[(*n)++])) return false;
     }
     return *n || error_set(e, "%s has no prompts: one is written a line, and lines with # are comments.", TEXT_SHOW(name));

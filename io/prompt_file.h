@@ -31,9 +31,10 @@ struct prompt_line {
 
 enum { PROMPT_FILE_MAX_LINES = 10000 };
 
-/* Texts live in a. False, with the line in the sentence, for unknown options and values out of range, for text that is not UTF-8,
- * and where there is no prompt at all. `name` serves messages. */
+/* Texts live in a. False, with the line in the sentence, for unknown options and values out of range, for text that is not
+ * UTF-8, and where there is no prompt at all. `name` serves messages. */
 bool prompt_file_read(struct arena *a, const char *path, struct prompt_line **out, int *n, struct error *e);
-bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const char *name, struct prompt_line **out, int *n, struct error *e);
+bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const char *name, struct prompt_line **out, int *n,
+                       struct error *e);
 
 #endif

@@ -247,11 +247,13 @@ static bool check_is_weights(const struct st_file *f, const struct os_map *m, ui
     if (begins(m, "version https://git-lfs"))
         return error_set(e, "'%s' is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`", f->path);
     if (begins(m, "<!doctype html") || begins(m, "<html"))
-        return error_set(e, "'%s' is a web page, perhaps an error message that was saved in place of the file; fetch the file again", f->path);
+        return error_set(e, "'%s' is a web page, perhaps an error message that was saved in place of the file; fetch the file "
+                            "again", f->path);
     for (size_t i = 0; i < sizeof torch_endings / sizeof *torch_endings; i++) {
         bool sound = m->bytes > 8 && header <= m->bytes - 8 && m->data[8] == '{'; /* a safetensors file by another name */
         if (path_has_ext(f->path, torch_endings[i]) && !sound)
-            return error_set(e, "'%s' is no checkpoint: a .%s file is a zip archive written by torch.save, and this one of %zu bytes is not; "
+            return error_set(e, "'%s' is no checkpoint: a .%s file is a zip archive written by torch.save, and this one of %zu "
+                                "bytes is not; "
                              FETCH_AGAIN, f->path, torch_endings[i], m->bytes);
     }
     return true;
@@ -314,7 +316,8 @@ static bool merge(struct st_file *f, const json_t *map, struct st_file **files, 
     json_object_foreach((json_t *)map, name, file) {
         const char *shard_name = json_string_value(file);
         if (!is_shard_name(shard_name))
-            return error_set(e, "'%s' gives tensor '%s' no plain name of a .safetensors or .bin file", f->path, TEXT_SHOW(name));
+            return error_set(e, "'%s' gives tensor '%s' no plain name of a .safetensors or .bin file", f->path,
+                             TEXT_SHOW(name));
         struct st_file *shard = shard_open(f, files, n_files, shard_name, e);
         if (!shard) return error_prefix(e, "opening what '%s' names", f->path);
         const struct st_tensor *t = st_find(shard, name);

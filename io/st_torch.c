@@ -36,7 +36,8 @@ static bool allowed(const char *name) {
         if (!strcmp(name, storages[i].name)) return true;
     for (size_t i = 0; i < sizeof inert / sizeof *inert; i++)
         if (!strcmp(name, inert[i])) return true;
-    return !strcmp(name, rebuild_tensor) || !strcmp(name, rebuild_parameter) || !strcmp(name, parameter_dict) || !strcmp(name, "collections.OrderedDict");
+    return !strcmp(name, rebuild_tensor) || !strcmp(name, rebuild_parameter) || !strcmp(name, parameter_dict) ||
+           !strcmp(name, "collections.OrderedDict");
 }
 
 struct reader {
@@ -65,7 +66,8 @@ struct storage {
 static bool find_storage(struct reader *r, const char *name, const struct pickle_value *v, struct storage *s) {
     const char *shown = TEXT_SHOW(name);
     const struct pickle_value *id = v->kind == PICKLE_PERSISTENT ? v->items[0] : NULL;
-    if (!id || id->kind != PICKLE_TUPLE || id->n < 5 || id->items[1]->kind != PICKLE_GLOBAL || id->items[2]->kind != PICKLE_TEXT)
+    if (!id || id->kind != PICKLE_TUPLE || id->n < 5 || id->items[1]->kind != PICKLE_GLOBAL ||
+        id->items[2]->kind != PICKLE_TEXT)
         return error_set(r->e, "tensor '%s' names no storage", shown);
     size_t type = 0, n_types = sizeof storages / sizeof *storages;
     while (type < n_types && strcmp(id->items[1]->text, storages[type].name)) type++;
@@ -103,7 +105,8 @@ static bool is_dense(const struct st_tensor *t, const int64_t *strides) {
 }
 
 /* A transposed or sliced view becomes rows of its own. Offsets were checked. */
-static const void *gather(struct arena *a, const struct st_tensor *t, const int64_t *strides, const uint8_t *first, size_t size) {
+static const void *gather(struct arena *a, const struct st_tensor *t, const int64_t *strides, const uint8_t *first,
+                          size_t size) {
     uint8_t *dst = arena_alloc(a, t->bytes);
     int64_t at[ST_MAX_RANK] = {0}, offset = 0;
     for (size_t k = 0, n = st_tensor_elements(t); k < n; k++) {
@@ -124,7 +127,8 @@ static bool extent(const struct st_tensor *t, const int64_t *strides, int64_t of
     for (int i = 0; i < t->rank; i++) {
         int64_t reach;
         if (__builtin_mul_overflow(*elements, t->dims[i], elements)) return false;
-        if (t->dims[i] && (__builtin_mul_overflow(t->dims[i] - 1, strides[i], &reach) || __builtin_add_overflow(*last, reach, last)))
+        if (t->dims[i] &&
+            (__builtin_mul_overflow(t->dims[i] - 1, strides[i], &reach) || __builtin_add_overflow(*last, reach, last)))
             return false;
     }
     return *elements < INT64_MAX / 8 && *last < INT64_MAX / 8;
@@ -140,13 +144,15 @@ static bool add_tensor(struct reader *r, const char *name, const struct pickle_v
     if (!find_storage(r, name, args->items[0], &s)) return false;
     t.dtype = s.dtype;
     t.rank = read_counts(args->items[2], t.dims);
-    if (args->items[1]->kind != PICKLE_INT || args->items[1]->number < 0 || t.rank < 0 || read_counts(args->items[3], strides) != t.rank)
+    if (args->items[1]->kind != PICKLE_INT || args->items[1]->number < 0 || t.rank < 0 ||
+        read_counts(args->items[3], strides) != t.rank)
         return error_set(r->e, "tensor '%s' has no usable shape (at most %d dimensions)", shown, ST_MAX_RANK);
     if (!extent(&t, strides, args->items[1]->number, &elements, &last))
         return error_set(r->e, "tensor '%s' has an impossible size", shown);
     size_t size = (size_t)st_dtype_bits(t.dtype) / 8;
     if (elements && (uint64_t)last >= s.bytes / size)
-        return error_set(r->e, "tensor '%s' reaches past the end of its storage of %llu bytes", shown, (unsigned long long)s.bytes);
+        return error_set(r->e, "tensor '%s' reaches past the end of its storage of %llu bytes", shown,
+                         (unsigned long long)s.bytes);
     t.bytes = (size_t)elements * size;
     t.data = elements ? s.data + (size_t)args->items[1]->number * size : s.data;
     if (elements && !is_dense(&t, strides)) {
@@ -226,10 +232,12 @@ static bool read_archive(struct reader *r, struct arena *scratch) {
     if (!m) return error_set(r->e, "it is a zip archive without a data.pkl");
     r->root = arena_strndup(scratch, m->name, strlen(m->name) - strlen("data.pkl"));
     if (!check_order(r, scratch)) return false;
-    if (m->bytes > PICKLE_MAX_BYTES) return error_set(r->e, "its pickle of %llu bytes is longer than weights need", (unsigned long long)m->bytes);
+    if (m->bytes > PICKLE_MAX_BYTES)
+        return error_set(r->e, "its pickle of %llu bytes is longer than weights need", (unsigned long long)m->bytes);
     const uint8_t *data = zip_content(m, scratch, r->e);
     /* Names and metadata point into the pickle's values, hence the file's own arena. */
-    const struct pickle_value *root = data && zip_check(m, r->e) ? pickle_read(f->arena, data, (size_t)m->bytes, allowed, r->e) : NULL;
+    const struct pickle_value *root =
+        data && zip_check(m, r->e) ? pickle_read(f->arena, data, (size_t)m->bytes, allowed, r->e) : NULL;
     if (!root) return false;
     const struct pickle_value *state = pickle_get(root, "state_dict");
     r->contents = arena_alloc_n(scratch, r->zip.n, sizeof *r->contents);

@@ -112,7 +112,8 @@ void tfevents_close(struct tfevents **p) {
 }
 
 /* Summary: 1 value; Value: 1 tag, 2 simple_value. */
-bool tfevents_write(struct tfevents *t, double seconds, int64_t step, const struct tfevents_scalar *scalars, int n, struct error *e) {
+bool tfevents_write(struct tfevents *t, double seconds, int64_t step, const struct tfevents_scalar *scalars, int n,
+                    struct error *e) {
     struct message event, summary = {.n = 0}, value;
     assert(n <= MAX_SCALARS);
     for (int i = 0; i < n; i++) {

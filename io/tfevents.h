@@ -19,7 +19,8 @@ struct tfevents_scalar {
     float value;
 };
 /* One event with n scalars, at most 16, in one write. */
-bool tfevents_write(struct tfevents *t, double seconds, int64_t step, const struct tfevents_scalar *scalars, int n, struct error *e);
+bool tfevents_write(struct tfevents *t, double seconds, int64_t step, const struct tfevents_scalar *scalars, int n,
+                    struct error *e);
 
 /* CRC-32C (Castagnoli), as TFRecord has it before masking. */
 uint32_t tfevents_crc(const void *data, size_t bytes);

@@ -77,8 +77,9 @@ static void bind_slot(struct binding *b, int slot) {
     nn_shape_text(s->shape, want, sizeof want);
     const struct st_tensor *t = find(b, s->name, &place, &first);
     if (!t) {
-        b->missing[b->n_missing++] = !first.name[0] || !strcmp(first.name, s->name) ? arena_printf(p->arena, "%s %s", s->name, want)
-                                     : arena_printf(p->arena, "%s %s (as %s)", s->name, want, first.name);
+        b->missing[b->n_missing++] = !first.name[0] || !strcmp(first.name, s->name)
+                                         ? arena_printf(p->arena, "%s %s", s->name, want)
+                                         : arena_printf(p->arena, "%s %s (as %s)", s->name, want, first.name);
         return;
     }
     b->used[b->n_used++] = t;
@@ -86,8 +87,8 @@ static void bind_slot(struct binding *b, int slot) {
     bool whole = !place.parts && !place.transposed;
     const char *shown = TEXT_SHOW(t->name);
     if (!nn_dtype_is_weight(t->dtype)) {
-        b->misfit[b->n_misfit++] = arena_printf(p->arena, "%s is stored as %s; weights must be F32, F16, BF16, F64 or F8", shown,
-                                                st_dtype_name(t->dtype));
+        b->misfit[b->n_misfit++] = arena_printf(p->arena, "%s is stored as %s; weights must be F32, F16, BF16, F64 or F8",
+                                                shown, st_dtype_name(t->dtype));
         return;
     }
     if ((place.parts && !cut_part(&view, &place)) || (place.transposed && !turn(p->arena, &view)) ||

@@ -86,7 +86,8 @@ static void pack_block(void *ctx, size_t begin, size_t end) {
 
 /* Rows between the last and the next plane. */
 static void clear_padding(const struct pack_job *job) {
-    size_t rows = (size_t)shape_rows(job->shape), stride = (size_t)shape_stride(job->shape), texel = tensor_texel_bytes(job->dtype);
+    size_t rows = (size_t)shape_rows(job->shape), stride = (size_t)shape_stride(job->shape),
+           texel = tensor_texel_bytes(job->dtype);
     for (size_t p = 0; p < (size_t)shape_planes(job->shape) && stride > rows; p++)
         memset(job->dst + (p * stride + rows) * texel, 0, (stride - rows) * texel);
 }

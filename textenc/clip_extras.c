@@ -25,7 +25,8 @@ static int gather(struct graph *g, const struct clip_config *cfg, int x) {
     return y;
 }
 
-int clip_attention_unseen(struct graph *g, const struct clip_config *cfg, int q, int k, int v, float scale, const struct clip_extras *x) {
+int clip_attention_unseen(struct graph *g, const struct clip_config *cfg, int q, int k, int v, float scale,
+                          const struct clip_extras *x) {
     if (g->failed) return -1;
     if (cfg->width / cfg->heads % 4) {
         graph_fail(g, "prompts of the compel style with weights below 1 need text heads of a multiple of 4 channels, not %d",

@@ -7,4 +7,5 @@ int clip_embed_own(struct graph *g, int ids, int tokens, int positions, const st
 
 /* Causal attention in which some keys are not looked at. The mask is one more channel of every head: queries hold 1
  * there, keys 0 or CLIP_UNSEEN, so that no kernel needs to know of masks. */
-int clip_attention_unseen(struct graph *g, const struct clip_config *cfg, int q, int k, int v, float scale, const struct clip_extras *x);
+int clip_attention_unseen(struct graph *g, const struct clip_config *cfg, int q, int k, int v, float scale,
+                          const struct clip_extras *x);

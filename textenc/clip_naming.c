@@ -54,14 +54,16 @@ static bool place_open(const void *ctx, const char *path, int attempt, struct nn
     if (attempt) return false;
     for (size_t i = 0; i < sizeof single / sizeof *single; i++)
         if (!strcmp(path, single[i][0])) return nn_place_set(out, ctx, single[i][1]);
-    return sscanf(path, "text_model.encoder.layers.%d.%n", &layer, &used) == 1 && used && place_layer(ctx, layer, path + used, out);
+    return sscanf(path, "text_model.encoder.layers.%d.%n", &layer, &used) == 1 && used &&
+           place_layer(ctx, layer, path + used, out);
 }
 
 struct nn_naming clip_open_naming(const char *prefix) { return (struct nn_naming){place_open, prefix}; }
 
 /* ---- The config of a file without one ---- */
 
-static const struct st_tensor *find_place(const struct st_file *f, const struct nn_naming *n, const char *path, struct nn_place *place) {
+static const struct st_tensor *find_place(const struct st_file *f, const struct nn_naming *n, const char *path,
+                                          struct nn_place *place) {
     for (int attempt = 0; n->place(n->ctx, path, attempt, place); attempt++) {
         const struct st_tensor *t = st_find(f, place->name);
         if (t) return t;
@@ -76,12 +78,14 @@ static const struct st_tensor *find(const struct st_file *f, const struct nn_nam
 
 bool clip_hf_is(const struct st_file *f, const char *prefix) {
     struct nn_naming n = clip_hf_naming(prefix);
-    return find(f, &n, "text_model.embeddings.token_embedding.weight") && find(f, &n, "text_model.encoder.layers.0.mlp.fc1.weight");
+    return find(f, &n, "text_model.embeddings.token_embedding.weight") &&
+           find(f, &n, "text_model.encoder.layers.0.mlp.fc1.weight");
 }
 
 bool clip_open_is(const struct st_file *f, const char *prefix) {
     struct nn_naming n = clip_open_naming(prefix);
-    return find(f, &n, "text_model.embeddings.token_embedding.weight") && find(f, &n, "text_model.encoder.layers.0.mlp.fc1.weight");
+    return find(f, &n, "text_model.embeddings.token_embedding.weight") &&
+           find(f, &n, "text_model.encoder.layers.0.mlp.fc1.weight");
 }
 
 static bool usable(const struct st_tensor *t, int64_t most) {

@@ -251,7 +251,8 @@ bool embedding_load(struct embedding_list *list, const char *text, const int *wi
 }
 
 bool embedding_load_bundled(struct embedding_list *list, const char *path, const int *widths, int n_towers, struct error *e) {
-    struct reader r = {.list = list, .path = path, .name = path, .bundled = true, .widths = widths, .n_towers = n_towers, .e = e};
+    struct reader r = {.list = list, .path = path, .name = path, .bundled = true, .widths = widths, .n_towers = n_towers,
+                       .e = e};
     struct st_file *file = st_open(path, e);
     if (!file) return false;
     r.file = file;

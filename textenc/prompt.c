@@ -113,7 +113,8 @@ static struct prompt_runs join(struct run_list *l) {
 struct prompt_runs prompt_parse_a1111(struct arena *a, const char *text) {
     size_t length = strlen(text);
     struct run_list l = {.a = a};
-    struct open_list rounds = {arena_alloc_n(a, length + 1, sizeof(int)), 0}, squares = {arena_alloc_n(a, length + 1, sizeof(int)), 0};
+    struct open_list rounds = {arena_alloc_n(a, length + 1, sizeof(int)), 0},
+                     squares = {arena_alloc_n(a, length + 1, sizeof(int)), 0};
     for (const char *s = text; *s;) {
         double weight = 0;
         size_t bytes = 1, weighted = *s == ':' ? weight_end(s, &weight) : 0;

@@ -150,7 +150,8 @@ static void keep_first(struct filler *f) {
     out->n = 1;
 }
 
-void prompt_chunk(struct arena *a, const struct prompt_runs *runs, const struct prompt_chunk_params *p, struct prompt_chunks *out) {
+void prompt_chunk(struct arena *a, const struct prompt_runs *runs, const struct prompt_chunk_params *p,
+                  struct prompt_chunks *out) {
     *out = (struct prompt_chunks){.dropped = ""};
     struct prompt_chunk_params own = *p;
     if (!p->split) own.comma_backtrack = -1;

@@ -171,7 +171,8 @@ static struct prompt_runs fuse(struct compel *p) {
     struct prompt_runs out = {arena_alloc_n(p->a, (size_t)p->n + 1, sizeof *out.items), 0};
     for (int i = 0, next; i < p->n; i = next) {
         size_t bytes = 0;
-        for (next = i; next < p->n && p->runs[next].weight == p->runs[i].weight; next++) bytes += strlen(p->runs[next].text) + 1;
+        for (next = i; next < p->n && p->runs[next].weight == p->runs[i].weight; next++)
+            bytes += strlen(p->runs[next].text) + 1;
         char *text = arena_alloc(p->a, bytes + 1), *to = text;
         for (int k = i; k < next; k++) {
             size_t own = strlen(p->runs[k].text);
@@ -277,7 +278,8 @@ bool prompt_parse_compel(struct arena *a, const char *text, struct prompt *out, 
     int n = 0;
     if (list_parse(&p, &texts, &n, &w, &op)) {
         skip_space(&p);
-        if (p.s < p.end) return error_set(e, "Nothing may follow %s(...) in a compel prompt, but \"%s\" does.", op, TEXT_SHOW(p.s));
+        if (p.s < p.end)
+            return error_set(e, "Nothing may follow %s(...) in a compel prompt, but \"%s\" does.", op, TEXT_SHOW(p.s));
         if (w.n && w.n != n) return error_set(e, "%s(...) has %d weights for %d prompts.", op, w.n, n);
         if (strcmp(op, ".blend")) make_and(a, texts, n, &w, out);
         else if (!make_blend(a, texts, n, &w, out, e)) return false;
@@ -290,6 +292,7 @@ bool prompt_parse_compel(struct arena *a, const char *text, struct prompt *out, 
         out->parts[0] = (struct prompt_part){t, 1, 1};
     }
     if (p.unknown)
-        return error_set(e, "The prompt uses compel's %s, which is not here; for LoRAs write <lora:name:0.8> or give --lora.", p.unknown);
+        return error_set(e, "The prompt uses compel's %s, which is not here; for LoRAs write <lora:name:0.8> or give --lora.",
+                         p.unknown);
     return true;
 }

@@ -5,7 +5,8 @@
 
 #include "unet/ldm.h"
 
-enum { GROUPS = 32, HEAD_WIDTH = 64, SD1_HEADS = 8, MAX_CHANNELS = 1 << 16, MAX_BLOCKS = UNET_MAX_LEVELS * (UNET_MAX_LAYERS + 1) };
+enum { GROUPS = 32, HEAD_WIDTH = 64, SD1_HEADS = 8, MAX_CHANNELS = 1 << 16,
+       MAX_BLOCKS = UNET_MAX_LEVELS * (UNET_MAX_LAYERS + 1) };
 
 struct scan {
     const struct st_file *f;
@@ -52,11 +53,13 @@ static int depth(const struct scan *s, const char *side, int block) {
 static bool add_layer(struct scan *s, struct unet_stage *stage, const char *side, int i) {
     int channels = dim(s, find(s, "%s.%d.0.in_layers.2.weight", side, i), 0, "a resnet");
     if (stage->layers == UNET_MAX_LAYERS || (stage->layers && stage->channels != channels))
-        return s->failed = true, error_set(s->e, "%s: its UNet's %s are not arranged in levels of one width", st_path(s->f), side);
+        return s->failed = true,
+               error_set(s->e, "%s: its UNet's %s are not arranged in levels of one width", st_path(s->f), side);
     stage->channels = channels;
     bool attends = find(s, "%s.%d.1.norm.weight", side, i);
     if (stage->layers && stage->attention != attends)
-        return s->failed = true, error_set(s->e, "%s: its UNet has attention behind some layers of a level only", st_path(s->f));
+        return s->failed = true,
+               error_set(s->e, "%s: its UNet has attention behind some layers of a level only", st_path(s->f));
     stage->attention = attends;
     stage->depth[stage->layers++] = depth(s, side, i);
     return true;
@@ -77,7 +80,8 @@ static bool scan_down(struct scan *s) {
     cfg->n_levels = level + 1;
     for (int i = 0; i <= level; i++)
         if (level == UNET_MAX_LEVELS || !cfg->down[i].layers || cfg->down[i].layers > UNET_MAX_LAYERS - 1)
-            return s->failed = true, error_set(s->e, "%s: its UNet's input blocks are not those of a Stable Diffusion", st_path(s->f));
+            return s->failed = true,
+                   error_set(s->e, "%s: its UNet's input blocks are not those of a Stable Diffusion", st_path(s->f));
     return true;
 }
 

@@ -59,7 +59,8 @@ static bool place_diffusers(const void *ctx, const char *path, int attempt, stru
     for (size_t i = 0; attempt == 1 && i < sizeof older / sizeof *older; i++) {
         const char *at = strstr(path, older[i][0]);
         char text[256];
-        int n = at ? snprintf(text, sizeof text, "%.*s%s%s", (int)(at - path), path, older[i][1], at + strlen(older[i][0])) : -1;
+        int n =
+            at ? snprintf(text, sizeof text, "%.*s%s%s", (int)(at - path), path, older[i][1], at + strlen(older[i][0])) : -1;
         if (n >= 0 && (size_t)n < sizeof text) return nn_place_set(out, names->prefix, text);
     }
     return false;
@@ -85,8 +86,8 @@ static const struct st_tensor *find(const struct scan *s, const char *name) {
 
 static const struct st_tensor *find_resnet(const struct scan *s, int level, int index) {
     char name[96];
-    snprintf(name, sizeof name, s->ldm ? "encoder.down.%d.block.%d.conv2.weight" : "encoder.down_blocks.%d.resnets.%d.conv2.weight",
-             level, index);
+    snprintf(name, sizeof name,
+             s->ldm ? "encoder.down.%d.block.%d.conv2.weight" : "encoder.down_blocks.%d.resnets.%d.conv2.weight", level, index);
     return find(s, name);
 }
 
@@ -117,7 +118,8 @@ bool vae_infer(struct vae_config *cfg, const struct st_file *f, const char *pref
     cfg->latent_channels = dim(&s, find(&s, "decoder.conv_in.weight"), 1, "the decoder's first convolution");
     cfg->quant_conv = find(&s, "quant_conv.weight");
     cfg->post_quant_conv = find(&s, "post_quant_conv.weight");
-    cfg->mid_attention = find(&s, s.ldm ? "encoder.mid.attn_1.norm.weight" : "encoder.mid_block.attentions.0.group_norm.weight");
+    cfg->mid_attention =
+        find(&s, s.ldm ? "encoder.mid.attn_1.norm.weight" : "encoder.mid_block.attentions.0.group_norm.weight");
     for (int level = 0; level < VAE_MAX_LEVELS && find_resnet(&s, level, 0); level++) {
         int layers = 1;
         while (layers < MAX_LAYERS && find_resnet(&s, level, layers)) layers++;
@@ -126,7 +128,8 @@ bool vae_infer(struct vae_config *cfg, const struct st_file *f, const char *pref
         cfg->channels[level] = dim(&s, find_resnet(&s, level, 0), 0, "a resnet");
         cfg->n_levels = level + 1;
         if (!s.failed && cfg->channels[level] % GROUPS)
-            return error_set(e, "%s: its VAE has %d channels at a level, which no Stable Diffusion has", st_path(f), cfg->channels[level]);
+            return error_set(e, "%s: its VAE has %d channels at a level, which no Stable Diffusion has", st_path(f),
+                             cfg->channels[level]);
     }
     if (!cfg->n_levels) dim(&s, NULL, 0, "the first level");
     return !s.failed;

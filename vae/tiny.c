@@ -27,7 +27,8 @@ static const struct st_tensor *find(const struct st_file *f, const char *path) {
 }
 
 bool tiny_is(const struct st_file *f) {
-    return find(f, "decoder.layers.0.weight") && find(f, "decoder.layers.2.conv.0.weight") && find(f, "decoder.layers.18.weight");
+    return find(f, "decoder.layers.0.weight") && find(f, "decoder.layers.2.conv.0.weight") &&
+           find(f, "decoder.layers.18.weight");
 }
 
 bool tiny_infer(struct vae_config *cfg, const struct st_file *f, struct error *e) {
@@ -37,8 +38,8 @@ bool tiny_infer(struct vae_config *cfg, const struct st_file *f, struct error *e
         if (!both[i] || both[i]->rank != 4 || both[i]->dims[0] < 1 || both[i]->dims[1] < 1 || both[i]->dims[0] > MAX_CHANNELS ||
             both[i]->dims[1] > MAX_CHANNELS)
             return error_set(e, "%s: the tiny autoencoder in it has unusual shapes", st_path(f));
-    *cfg = (struct vae_config){.tiny = true, .in_channels = 3, .out_channels = (int)last->dims[0], .latent_channels = (int)first->dims[1],
-                               .n_levels = LEVELS, .scaling_factor = 1};
+    *cfg = (struct vae_config){.tiny = true, .in_channels = 3, .out_channels = (int)last->dims[0],
+                               .latent_channels = (int)first->dims[1], .n_levels = LEVELS, .scaling_factor = 1};
     for (int i = 0; i < LEVELS; i++) cfg->channels[i] = (int)first->dims[0];
     return true;
 }
@@ -67,7 +68,8 @@ static int block(struct nn_ctx *c, int x, int width) {
 int tiny_build_decoder(struct nn_ctx *c, const struct vae_config *cfg, int latent) {
     if (c->g->failed || latent < 0) return -1;
     if (graph_shape(c->g, latent).c != cfg->latent_channels)
-        return graph_fail(c->g, "the tiny autoencoder takes %d latent channels, not %d", cfg->latent_channels, graph_shape(c->g, latent).c);
+        return graph_fail(c->g, "the tiny autoencoder takes %d latent channels, not %d", cfg->latent_channels,
+                          graph_shape(c->g, latent).c);
     int width = cfg->channels[0], layer = 0;
     size_t mark = graph_push(c->g, "decoder.layers.%d", layer);
     int x = relu(c, conv(c, latent, width, true, -1));
