@@ -27,7 +27,8 @@ foreach(source ${shader_sources})
       list(GET parts 1 define)
     endif()
     add_custom_command(OUTPUT ${SPV_DIR}/${out}.spv
-      COMMAND ${GLSLANG} --quiet -V --target-env vulkan1.2 -I${CMAKE_SOURCE_DIR}/shaders ${define} -o ${SPV_DIR}/${out}.spv ${source}
+      COMMAND ${GLSLANG} --quiet -V --target-env vulkan1.2 -I${CMAKE_SOURCE_DIR}/shaders ${define}
+              -o ${SPV_DIR}/${out}.spv ${source}
       DEPENDS ${source} ${shader_headers} VERBATIM)
     list(APPEND spv_files ${SPV_DIR}/${out}.spv)
   endforeach()

@@ -1,7 +1,8 @@
 // erf after Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
 vec4 erf4(vec4 x) {
     vec4 a = abs(x), t = 1.0 / (1.0 + 0.3275911 * a);
-    vec4 y = 1.0 - ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t * exp(-a * a);
+    vec4 poly = (((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592;
+    vec4 y = 1.0 - poly * t * exp(-a * a);
     return sign(x) * y;
 }
 vec4 sigmoid4(vec4 x) { return 1.0 / (1.0 + exp(-x)); }

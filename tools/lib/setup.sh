@@ -42,9 +42,12 @@ need_packages() {
 configure() {
     local dir=$1
     shift
-    if [ -f "$dir/CMakeCache.txt" ] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$dir/CMakeCache.txt"; then rm -rf "$dir"; fi
+    if [ -f "$dir/CMakeCache.txt" ] && ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$dir/CMakeCache.txt"; then
+        rm -rf "$dir"
+    fi
     if [ -d "$dir" ] && [ ! -w "$dir" ]; then die "the folder $PWD/$dir belongs to another user; remove it"; fi
-    cmake -S . -B "$dir" -G Ninja "$@" >"$dir.log" 2>&1 || { cat "$dir.log" >&2; die "cmake could not configure; the reason stands above"; }
+    cmake -S . -B "$dir" -G Ninja "$@" >"$dir.log" 2>&1 ||
+        { cat "$dir.log" >&2; die "cmake could not configure; the reason stands above"; }
     rm -f "$dir.log"
 }
 
