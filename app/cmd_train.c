@@ -5,11 +5,14 @@
 #include "app/commands.h"
 #include "app/common.h"
 #include "app/distill_options.h"
+#include "app/sampler_names.h"
 #include "app/train_options.h"
 #include "app/train_recipe.h"
 #include "base/log.h"
 #include "base/os.h"
 #include "base/text.h"
+#include "io/prompt_file.h"
+#include "io/recipe.h"
 #include "train/trainer.h"
 
 /* What the parser fills; becomes struct train_params. */
@@ -56,7 +59,9 @@ static const struct option rows[] = {
      "recompute activations to save memory: on, off, auto when it\nwould not fit otherwise", .choices = "auto|on|off"},
     {"seed", OPTION_SEED, FIELD(seed), "N", "of the LoRA's start, the order of pictures, noise and times (1)"},
     {"dtype", OPTION_CHOICE, FIELD(dtype), "TYPE", "numbers in the file: f16 or f32", .choices = "f16|f32"},
-    {"sample-prompt", OPTION_LIST, FIELD(sample_prompts), "TEXT", "drawn while training goes on"},
+    {"sample-prompt", OPTION_LIST, FIELD(sample_prompts), "TEXT",
+     "drawn while training goes on; with kohya's options for this one: --n\n"
+     "negative prompt, --w --h pixels, --d seed, --l guidance, --s steps, --ss sampler"},
     {"sample-every", OPTION_INT, FIELD(sample_every), "N", "steps between sample sheets (none)", 0, 10000000},
     {"sample-steps", OPTION_INT, FIELD(sample_steps), "N", "sampling steps of the samples", 1, 1000},
     {"sample-cfg", OPTION_NUMBER, FIELD(sample_cfg), "X", "guidance of the samples", 0, 100},
@@ -82,7 +87,6 @@ static bool params_from(const struct train_options *o, struct train_params *p, s
     p->optimiser.max_grad_norm = (float)o->max_grad_norm, p->snr_gamma = (float)o->snr_gamma,
     p->schedule.warmup = (float)o->warmup;
     p->train_text_encoder = o->text, p->seed = o->seed, p->resume = o->resume, p->stop_after = o->stop_after;
-    p->sample_prompts = o->sample_prompts.items, p->n_sample_prompts = o->sample_prompts.n;
     p->sample_every = o->sample_every, p->sample_steps = o->sample_steps, p->sample_cfg = (float)o->sample_cfg;
     p->save_every = o->save_every, p->half = !strcmp(o->dtype, "f16");
     p->remat = !strcmp(o->checkpointing, "on")    ? TRAIN_REMAT_ON
@@ -91,6 +95,25 @@ static bool params_from(const struct train_options *o, struct train_params *p, s
     return train_schedule_parse(o->lr_schedule, &p->schedule.kind, e) && lora_selection_parse(o->targets, &p->targets, e) &&
            target_weighting_parse(o->weighting, &p->weighting, e) && common_check_out("out", o->out, "safetensors", e) &&
            (!o->log || common_check_out("log", o->log, "jsonl", e));
+}
+
+static bool take_samples(const struct option_list *texts, struct train_params *p, struct arena *a, struct error *e) {
+    struct prompt_line *lines = arena_alloc_n(a, (size_t)texts->n + 1, sizeof *lines);
+    for (int i = 0; i < texts->n; i++) {
+        struct recipe_lora *tags;
+        size_t n_tags;
+        if (!prompt_line_parse(a, texts->items[i], "--sample-prompt", &lines[i], e)) return false;
+        recipe_cut_loras(a, lines[i].prompt, &tags, &n_tags);
+        if (lines[i].n_loras || n_tags)
+            return error_set(e, "--sample-prompt \"%.40s\" asks for another LoRA; samples show the one that is trained, alone.",
+                             TEXT_SHOW(texts->items[i]));
+        const char *asked = lines[i].sampler;
+        if (asked && !(lines[i].sampler = sampler_name_kohya(a, asked)))
+            return error_set(e, "--sample-prompt: there is no sampler \"%s\"; atelier generate --help lists those there are.",
+                             TEXT_SHOW(asked));
+    }
+    p->samples = lines, p->n_samples = texts->n;
+    return true;
 }
 
 /* ---- The plan ---- */
@@ -206,7 +229,7 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     else if (ok) {
         common_apply(&common);
         ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
-             params_from(&o, &params, e) && train_recipe_apply(&recipe, &params, e) &&
+             params_from(&o, &params, e) && take_samples(&o.sample_prompts, &params, a, e) && train_recipe_apply(&recipe, &params, e) &&
              train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));

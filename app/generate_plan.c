@@ -55,19 +55,6 @@ static bool take_prompts(struct generate_plan *p, struct error *e) {
     return true;
 }
 
-/* kohya's names of samplers, where they are not ours with other dashes. */
-static const char *find_sampler(struct arena *a, const char *name) {
-    static const char *const others[][2] = {{"dpm_2", "dpm2"}, {"dpm_2_a", "dpm2-a"}, {"dpmsolver++", "dpmpp-2m"}};
-    if (!strncmp(name, "k_", 2)) name += 2;
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (!strcmp(name, others[i][0])) return others[i][1];
-    char *ours = arena_strdup(a, name);
-    for (char *c = ours; *c; c++)
-        if (*c == '_') *c = '-';
-    const char *found = sampler_name_find(name, strlen(name));
-    return found ? found : sampler_name_find(ours, strlen(ours));
-}
-
 static bool take_file(struct generate_plan *p, struct error *e) {
     struct prompt_line *lines;
     const char *file = p->o->prompt_file;
@@ -86,7 +73,7 @@ static bool take_file(struct generate_plan *p, struct error *e) {
         if (from->steps) l->steps = from->steps;
         if (from->has_seed) l->seed = from->seed;
         if (from->has_cfg) l->cfg = from->cfg;
-        if (from->sampler && !(l->sampler = find_sampler(p->arena, from->sampler)))
+        if (from->sampler && !(l->sampler = sampler_name_kohya(p->arena, from->sampler)))
             return error_set(e, "%s, line %d: there is no sampler \"%s\"; --help lists those there are.", TEXT_SHOW(file),
                              from->number, TEXT_SHOW(from->sampler));
         for (int k = 0; k < from->n_loras; k++)

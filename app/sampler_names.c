@@ -3,6 +3,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "base/arena.h"
+
 struct row {
     const char *name, *title;
     const char *automatic; /* samplers: A1111's schedule if none is chosen; NULL: its own */
@@ -87,4 +89,16 @@ const char *schedule_name_automatic(const char *sampler, bool named) {
     const struct row *r = by_name(samplers, N_SAMPLERS, sampler);
     if (!r || !r->automatic) return "default";
     return named ? r->automatic : "normal";
+}
+
+const char *sampler_name_kohya(struct arena *a, const char *name) {
+    static const char *const others[][2] = {{"dpm_2", "dpm2"}, {"dpm_2_a", "dpm2-a"}, {"dpmsolver++", "dpmpp-2m"}};
+    if (!strncmp(name, "k_", 2)) name += 2;
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (!strcmp(name, others[i][0])) return others[i][1];
+    char *ours = arena_strdup(a, name);
+    for (char *c = ours; *c; c++)
+        if (*c == '_') *c = '-';
+    const char *found = sampler_name_find(name, strlen(name));
+    return found ? found : sampler_name_find(ours, strlen(ours));
 }

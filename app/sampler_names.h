@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct arena;
+
 /* For the option table. */
 #define SAMPLER_NAMES \
     "ddim|euler|euler-a|heun|dpm2|dpm2-a|lms|dpmpp-2m|dpmpp-2s-a|dpmpp-sde|dpmpp-2m-sde|dpmpp-3m-sde|unipc|pndm|ddpm|lcm|tcd"
@@ -19,6 +21,9 @@ const char *schedule_name_title(const char *name);
  * wrote it, so that its Karras spans the whole table. */
 const char *sampler_name_find(const char *title, size_t n);
 const char *schedule_name_find(const char *title, size_t n, bool foreign);
+
+/* Our name for kohya's, where it is not ours with other dashes; NULL if there is none. */
+const char *sampler_name_kohya(struct arena *a, const char *name);
 
 /* What A1111 takes for "Automatic", and (`named` false) for files that name no schedule. */
 const char *schedule_name_automatic(const char *sampler, bool named);

@@ -15,11 +15,14 @@ enum { MAX_BYTES = 16 << 20 };
 struct reader {
     struct arena *a;
     const char *name;
-    int number;
+    int number; /* 0: no file */
     struct error *e;
 };
 
-#define WRONG(r, what, ...) error_set((r)->e, "%s, line %d: " what, TEXT_SHOW((r)->name), (r)->number, __VA_ARGS__)
+static bool place(const struct reader *r) {
+    return r->number ? error_prefix(r->e, "%s, line %d", TEXT_SHOW(r->name), r->number) : error_prefix(r->e, "%s", r->name);
+}
+#define WRONG(r, ...) (error_set((r)->e, __VA_ARGS__), place(r))
 
 static bool whole(const struct reader *r, const char *key, const char *text, int least, int most, int *out) {
     char *end;
@@ -82,7 +85,7 @@ static char *next_option(char *s) {
 static bool read_line(const struct reader *r, char *text, struct prompt_line *l) {
     char *option = next_option(text);
     *l = (struct prompt_line){.number = r->number, .prompt = text};
-    if (option == text) return WRONG(r, "%s", "there is no prompt before its options.");
+    if (option == text) return WRONG(r, "there is no prompt before its options.");
     while (option) {
         *option = 0;
         char *key = option + 2, *value = key, *next = next_option(key);
@@ -119,6 +122,12 @@ bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const ch
         if (!read_line(&r, line, &(*out)[(*n)++])) return false;
     }
     return *n || error_set(e, "%s has no prompts: one is written a line, and lines with # are comments.", TEXT_SHOW(name));
+}
+
+bool prompt_line_parse(struct arena *a, const char *text, const char *name, struct prompt_line *out, struct error *e) {
+    struct reader r = {a, name, 0, e};
+    if (!text_utf8_valid(text, strlen(text))) return WRONG(&r, "\"%.40s\" is not UTF-8 text.", TEXT_SHOW(text));
+    return read_line(&r, trim(arena_strdup(a, text)), out);
 }
 
 bool prompt_file_read(struct arena *a, const char *path, struct prompt_line **out, int *n, struct error *e) {

@@ -36,5 +36,7 @@ enum { PROMPT_FILE_MAX_LINES = 10000 };
 bool prompt_file_read(struct arena *a, const char *path, struct prompt_line **out, int *n, struct error *e);
 bool prompt_file_parse(struct arena *a, const void *data, size_t bytes, const char *name, struct prompt_line **out, int *n,
                        struct error *e);
+/* One such line that stands alone, `number` 0. `name`: the option that it was given with. */
+bool prompt_line_parse(struct arena *a, const char *text, const char *name, struct prompt_line *out, struct error *e);
 
 #endif

@@ -24,6 +24,15 @@ static const char *recipe(const char *name) {
     return text ? text : "";
 }
 
+#define TRAIN "train " MINI "--data learnt --resolution 32 --batch 1 --rank 2 --steps 3 --dtype f32 "
+
+static void draw_source(const char *name, int w, int h, int seed) {
+    struct error e;
+    struct image im = image_create(cli.a, w, h);
+    for (int i = 0; i < w * h * 3; i++) im.rgb[i] = (uint8_t)(i * (3 + 2 * seed) / 5 + 40 * seed);
+    if (!png_write(scratch_path(name), &im, NULL, 0, &e)) fail_msg("%s", e.text);
+}
+
 /* ---- Files of prompts ---- */
 
 static void prompt_lines(void **s) {
@@ -109,16 +118,39 @@ static void prompt_files_that_make_no_sense(void **s) {
     cli_expect_failure("", "generate " MINI SMALL "--prompts p.txt --out out/x.png", "line 2: there is no sampler \"magic\"");
 }
 
+/* The one cell of a training's sheet is the picture that the same settings give with the LoRA it was drawn with. */
+static void samples_of_a_training(void **s) {
+    struct error e;
+    assert_true(os_dir_make(scratch_path("learnt"), NULL));
+    draw_source("learnt/a.png", 32, 32, 1);
+    write_text("learnt/a.txt", "a fox\n");
+    CLI_OK(TRAIN "--out l.safetensors --sample-every 3 --sample-prompt 'cat -- big --n dog, blurry --w 40 --h 64 --d 9 --l 2 "
+                 "--s 3 --ss euler_a'");
+    CLI_OK("generate " MINI "--prompt 'cat -- big' --negative 'dog, blurry' --width 40 --height 64 --seed 9 --cfg 2 --steps 3 "
+                            "--sampler euler-a --lora l.safetensors --out one.png");
+    struct image one, sheet;
+    if (!image_load(cli.a, scratch_path("one.png"), 16, &one, &e) ||
+        !image_load(cli.a, scratch_path("l-sample-000003.png"), 16, &sheet, &e)) fail_msg("%s", e.text);
+    int margin = 10;
+    for (int y = 0; y < one.h; y++)
+        assert_memory_equal(sheet.rgb + ((sheet.h - margin - one.h + y) * sheet.w + margin) * 3, one.rgb + y * one.w * 3,
+                            (size_t)one.w * 3);
+    CLI_OK(TRAIN "--out m.safetensors --sample-every 3 --sample-prompt 'cat --s 2' --sample-prompt 'cat --s 2 --w 64'");
+    if (!image_load(cli.a, scratch_path("m-sample-000003.png"), 16, &sheet, &e)) fail_msg("%s", e.text);
+    assert_true(sheet.w >= 2 * 64);
+    static const char *const wrong[][2] = {
+        {"cat --w 7", "--sample-prompt: --w takes"}, {"cat --w 36", "multiples of 8"}, {"--n dog", "no prompt before"},
+        {"cat --ss magic", "no sampler \"magic\""}, {"cat --lora x.safetensors", "another LoRA"},
+        {"cat <lora:x:1>", "another LoRA"}, {"cat --w 8192 --h 8192", "A sample of 8192x8192: The UNet needs"},
+        {"cat --w 1024 --h 512", "A sample of 1024x512 needs 16 MiB beside the training, and 13 of 17"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        cli_expect_failure("", arena_printf(cli.a, TRAIN "--memory 18MB --vae-tiling on --out out/x.safetensors --sample-every 3 --dry-run "
+                                                         "--sample-prompt '%s'", wrong[i][0]), wrong[i][1]);
+}
+
 /* ---- Folders of pictures ---- */
 
 #define STYLIZE "stylize " MINI "--steps 3 --strength 0.7 --lora $M/mini-sd1.lora.safetensors:0.8 "
-
-static void draw_source(const char *name, int w, int h, int seed) {
-    struct error e;
-    struct image im = image_create(cli.a, w, h);
-    for (int i = 0; i < w * h * 3; i++) im.rgb[i] = (uint8_t)(i * (3 + 2 * seed) / 5 + 40 * seed);
-    if (!png_write(scratch_path(name), &im, NULL, 0, &e)) fail_msg("%s", e.text);
-}
 
 /* Three pictures of two sizes, one in a folder below, captions beside two of them. */
 static void make_sources(void) {
@@ -263,6 +295,7 @@ int main(void) {
         cmocka_unit_test(prompt_lines),
         cmocka_unit_test(prompts_from_a_file),
         cmocka_unit_test(prompt_files_that_make_no_sense),
+        cmocka_unit_test(samples_of_a_training),
         cmocka_unit_test(folders_are_restyled),
         cmocka_unit_test(changed_recipes_are_refused),
         cmocka_unit_test(damaged_pictures),

@@ -12,6 +12,7 @@
 
 #include "base/os.h"
 #include "io/png.h"
+#include "io/prompt_file.h"
 #include "io/safetensors.h"
 #include "train/trainer_priv.h"
 
@@ -319,7 +320,7 @@ static void test_ema(void **state) {
     runs_refused(&p, "--ema");
 }
 
-static const char *const prompts[] = {"red fox"};
+static const struct prompt_line samples[] = {{.prompt = "red fox"}};
 
 static void set_everything(struct train_params *p) {
     set_noise(p), set_half_captions(p), set_flip(p), set_dropout(p);
@@ -331,7 +332,7 @@ static void test_everything(void **state) {
     resumes("everything", set_everything);
     struct train_params p = runs_params("everything2");
     set_everything(&p);
-    p.sample_prompts = prompts, p.n_sample_prompts = 1, p.sample_every = 2, p.sample_steps = 2, p.save_every = 1;
+    p.samples = samples, p.n_samples = 1, p.sample_every = 2, p.sample_steps = 2, p.save_every = 1;
     runs_well(&p);
     runs_same_file(p.out, runs_path("everything-whole/lora.safetensors"));
     struct st_file *f = open_file(p.out);

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/os.h"
 #include "io/png.h"
+#include "io/prompt_file.h"
 #include "io/safetensors.h"
 #include "train/trainer.h"
 
@@ -79,12 +80,12 @@ static void test_remat_is_the_same(void **state) {
     assert_string_equal(runs_tensors_hash(p.out), runs_tensors_hash(whole()->out));
 }
 
-static const char *const prompts[] = {"red fox", "blue car"};
+static const struct prompt_line samples[] = {{.prompt = "red fox"}, {.prompt = "blue car"}};
 
 /* Looking at samples does not change what is learned. */
 static void test_samples_and_saves(void **state) {
     struct train_params p = runs_params("periodic");
-    p.sample_prompts = prompts, p.n_sample_prompts = 2, p.sample_every = 2, p.sample_steps = 2, p.save_every = 3;
+    p.samples = samples, p.n_samples = 2, p.sample_every = 2, p.sample_steps = 2, p.save_every = 3;
     runs_well(&p);
     runs_same_file(p.out, whole()->out);
     assert_string_equal(runs_files(&p),
@@ -261,6 +262,8 @@ static void test_bad_settings(void **state) {
     runs_refused(&p, "is a folder");
     p = runs_params("bad"), p.sample_every = 1;
     runs_refused(&p, "--sample-prompt");
+    p.samples = (const struct prompt_line[]){{.prompt = "red fox", .h = 60}}, p.n_samples = 1;
+    runs_refused(&p, "A sample of 64x60 cannot be drawn");
     assert_string_equal(runs_files(&p), "");
 }
 

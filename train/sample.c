@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "io/png.h"
+#include "io/prompt_file.h"
 #include "train/trainer_priv.h"
 
 static const char *sheet_path(const struct trainer *t, struct arena *a) {
@@ -18,27 +19,68 @@ static bool read_words(struct trainer *t, struct arena *a, struct error *err) {
     return !t->words.n || train_words_read(t, &t->sample_words, err);
 }
 
-static bool open_generator(struct trainer *t, struct error *err) {
-    int size = t->plan.resolution;
-    if (t->samples) return true;
-    struct generate_params gp = {.w = size, .h = size, .steps = t->params.sample_steps, .cfg = t->params.sample_cfg,
-                                 .adapter = t->params.kind == TRAIN_NONE ? NULL : t->adapter, .words = &t->sample_words};
-    if (t->params.distill.method == DISTILL_LCM) gp.sampler = "lcm";
+static struct generate_params params_of(struct trainer *t, const struct prompt_line *l) {
+    const struct train_params *p = &t->params;
+    return (struct generate_params){
+        .w = l->w ? l->w : t->plan.resolution, .h = l->h ? l->h : t->plan.resolution,
+        .steps = l->steps ? l->steps : p->sample_steps, .cfg = l->has_cfg ? (float)l->cfg : p->sample_cfg,
+        .sampler = l->sampler ? l->sampler : p->distill.method == DISTILL_LCM ? "lcm" : NULL,
+        .adapter = p->kind == TRAIN_NONE ? NULL : t->adapter, .words = &t->sample_words};
+}
+
+static bool same_params(const struct generate_params *a, const struct generate_params *b) {
+    bool sampler = a->sampler && b->sampler ? !strcmp(a->sampler, b->sampler) : a->sampler == b->sampler;
+    return a->w == b->w && a->h == b->h && a->steps == b->steps && a->cfg == b->cfg && sampler;
+}
+
+/* One generator at a time, so that samples of several sizes take no more than the largest. */
+static bool open_generator(struct trainer *t, const struct prompt_line *l, struct error *err) {
+    struct generate_params gp = params_of(t, l);
+    if (t->samples && same_params(&gp, &t->sample_params)) return true;
+    generator_destroy(&t->samples);
+    t->sample_params = gp;
     t->samples = generator_create(t->e, &gp, err);
     return t->samples != NULL;
 }
 
+/* Samples of the run's own size fit where its steps do; what larger ones need stands beside the training step. */
+static bool check_size(struct trainer *t, const struct generate_params *gp, struct error *err) {
+    int f = vae_config_factor(&t->e->model->vae), side = t->plan.resolution;
+    if (gp->w % f || gp->h % f)
+        return error_set(err, "A sample of %dx%d cannot be drawn: --w and --h in --sample-prompt must be multiples of %d.",
+                         gp->w, gp->h, f);
+    if ((int64_t)gp->w * gp->h <= (int64_t)side * side) return true;
+    struct generate_memory m;
+    if (!generate_memory_plan(t->e, gp, &m, err)) return error_prefix(err, "A sample of %dx%d", gp->w, gp->h);
+    int64_t need = t->plan.peak_bytes + m.unet.activation_bytes + m.unet.io_bytes + m.unet.prepared_bytes;
+    return need <= t->plan.device_bytes ||
+           error_set(err, "A sample of %dx%d needs %.0f MiB beside the training, and %.0f of %.0f MiB are left; give smaller --w "
+                          "and --h in --sample-prompt.", gp->w, gp->h, (double)(need - t->plan.peak_bytes) / 1048576,
+                     (double)(t->plan.device_bytes - t->plan.peak_bytes) / 1048576, (double)t->plan.device_bytes / 1048576);
+}
+
+bool train_samples_plan(struct trainer *t, struct error *err) {
+    for (int i = 0; t->params.sample_every && i < t->params.n_samples; i++) {
+        struct generate_params gp = params_of(t, &t->params.samples[i]);
+        if (!check_size(t, &gp, err)) return false;
+    }
+    return true;
+}
+
 bool train_samples_draw(struct trainer *t, struct error *err) {
-    int size = t->plan.resolution, n = t->params.n_sample_prompts;
+    int n = t->params.n_samples;
     struct arena *a = arena_create(NULL);
     struct image *cells = arena_alloc_n(a, (size_t)n, sizeof *cells);
     const char **labels = arena_alloc_n(a, (size_t)n, sizeof *labels);
-    bool ok = train_weights_show(t, err) && read_words(t, a, err) && open_generator(t, err);
-    if (ok) generator_forget_prompts(t->samples);
+    bool ok = train_weights_show(t, err) && read_words(t, a, err);
+    if (t->samples) generator_forget_prompts(t->samples);
     for (int i = 0; ok && i < n; i++) {
-        cells[i] = image_create(a, size, size);
-        labels[i] = t->params.sample_prompts[i];
-        struct generate_picture gp = {.prompt = labels[i], .seed = t->params.seed, .strength = (float[]){1}};
+        const struct prompt_line *l = &t->params.samples[i];
+        if (!(ok = open_generator(t, l, err))) break;
+        cells[i] = image_create(a, t->sample_params.w, t->sample_params.h);
+        labels[i] = l->prompt;
+        struct generate_picture gp = {.prompt = l->prompt, .negative = l->negative, .strength = (float[]){1},
+                                      .seed = l->has_seed ? l->seed : t->params.seed};
         ok = generator_run(t->samples, &gp, NULL, cells[i].rgb, err);
     }
     ok = train_weights_hide(t, err) && ok;

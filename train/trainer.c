@@ -64,7 +64,7 @@ static bool check_params(const struct train_params *p, struct error *err) {
         return error_set(err, "--ema must lie from 0 to below 1: at 1 the average would never move.");
     if (!noise_params_check(&p->noise, err) || !loss_params_check(&p->loss, err) || !caption_params_check(&p->captions, err))
         return false;
-    if (p->sample_every && !p->n_sample_prompts)
+    if (p->sample_every && !p->n_samples)
         return error_set(err, "--sample-every needs at least one --sample-prompt.");
     return true;
 }
@@ -175,7 +175,9 @@ static struct trainer *plan_run(struct engine *e, const struct train_params *giv
     if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err)) || !check_times(t, err)) goto fail;
     choose_loss_scale(t);
-    if (!train_adapter_create(t, err) || !train_distill_plan(t, err) || !train_tapes_build(t, err)) goto fail;
+    if (!train_adapter_create(t, err) || !train_distill_plan(t, err) || !train_tapes_build(t, err) ||
+        !train_samples_plan(t, err))
+        goto fail;
     t->plan.flops_per_step = (gpu_graph_flops(t->tape->g) + t->plan.teacher_flops) * train_batches_per_step(t);
     t->plan.text_stays = t->text_on_tape;
     return t;

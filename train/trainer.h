@@ -15,6 +15,8 @@
 #include "train/schedule.h"
 #include "train/words.h"
 
+struct prompt_line; /* io/prompt_file.h */
+
 /* What learns in the chosen layers: factors of low rank, the whole weight, or nothing (new words alone). */
 enum train_kind { TRAIN_LORA, TRAIN_FULL, TRAIN_NONE };
 
@@ -59,8 +61,8 @@ struct train_params {
     float ema;             /* most decay of the average that is saved and drawn instead of the weights; 0: none */
     enum train_remat remat;
     uint64_t seed;
-    const char *const *sample_prompts;
-    int n_sample_prompts, sample_every, sample_steps;
+    const struct prompt_line *samples; /* what they leave open is the run's: size, seed, the two below. No LoRAs */
+    int n_samples, sample_every, sample_steps;
     float sample_cfg;
     int save_every;
     bool resume;

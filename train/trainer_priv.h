@@ -120,7 +120,8 @@ struct trainer {
     float dropout_key[2];
     struct arena *shown_arena; /* trained weights while others stand in their place; NULL: they do not */
     void **shown;
-    struct generator *samples;
+    struct generator *samples; /* NULL before the first sheet */
+    struct generate_params sample_params; /* its settings */
     struct embedding_list sample_words; /* the new words as they are when samples are drawn */
     struct jsonl *log;
     struct tfevents *events;
@@ -189,11 +190,11 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
 /* The mask that begins at this latent pixel for slot b; -1: everything counts. For squared errors its root, also over the
  * slot's target. */
 void train_mask_place(struct trainer *t, int b, int64_t latent);
-/* checkpoint.c */
-/* Of names and shapes of the UNet and the start of its weights: enough to tell models apart, without reading gigabytes. */
+/* checkpoint.c. Of names, shapes and the start of the UNet's weights: enough to tell models apart without reading all. */
 void train_model_hash(const struct model *m, char hex[65]);
 bool train_state_save(struct trainer *t, struct error *err);
 bool train_state_load(struct trainer *t, struct error *err);
 bool train_lora_save(struct trainer *t, const char *path, struct error *err);
 /* sample.c */
+bool train_samples_plan(struct trainer *t, struct error *err); /* whether they can be drawn, before the first step */
 bool train_samples_draw(struct trainer *t, struct error *err);
