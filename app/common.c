@@ -26,7 +26,7 @@ static const struct option rows[] = {
      "on, off, auto where a picture does not fit in one piece (auto)", .choices = "auto|on|off"},
     {"threads", OPTION_INT, FIELD(threads), "N", "threads of the CPU device and of the host (one per core)", 1, 256},
     {"config", OPTION_TEXT, FIELD(config), "FILE", "JSON object of option names and values, as defaults"},
-    {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings and errors"},
+    {"quiet", OPTION_FLAG, FIELD(quiet), NULL, "say nothing but warnings, errors and the result"},
     {"debug", OPTION_FLAG, FIELD(debug), NULL, "say more: kernels, memory, timings"},
     {"validate", OPTION_FLAG, FIELD(validate), NULL,
      "run under the Vulkan validation layer; any message is an error\n(also by the environment variable ATELIER_VALIDATE)"},

@@ -290,6 +290,20 @@ static void models_become_loras(void **s) {
     cli_expect_failure("", "extract --base $M/mini-sd1 --tuned nowhere --rank 4 --out out/x.safetensors", "nowhere");
 }
 
+/* Progress is what --quiet leaves out of a merge that runs the model; the result it tells. */
+static void merges_can_be_quiet(void **s) {
+    static const char *const how[] = {"", "--quiet "};
+    for (int quiet = 0; quiet < 2; quiet++) {
+        CLI_OK("merge --method gradient-fusion " MINI "%s--lora $M/mini-sd1.lora.safetensors --prompt cat --prompt dog "
+               "--lora $M/mini-sd1.lora-2.safetensors --pictures 1 --sample-steps 1 --times 1 --resolution 32 --rank 2 "
+               "--out fused-%d.safetensors", how[quiet], quiet);
+        assert_true((*cli.err == 0) == (quiet == 1));
+        assert_int_equal(cli_lines(cli.out), 1);
+        assert_non_null(strstr(cli.out, " layers of rank "));
+    }
+    assert_true(cli_same_bytes("fused-0.safetensors", "fused-1.safetensors"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompt_lines),
@@ -303,6 +317,7 @@ int main(void) {
         cmocka_unit_test(folders_that_make_no_sense),
         cmocka_unit_test(interrupts_are_resumed),
         cmocka_unit_test(models_become_loras),
+        cmocka_unit_test(merges_can_be_quiet),
     };
     return cmocka_run_group_tests(tests, cli_setup, cli_teardown);
 }
