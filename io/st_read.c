@@ -196,7 +196,7 @@ static json_t *parse_header(const char *text, size_t n, struct error *e) {
         return error_set(e, "its header lists more than is plausible (%zu objects, %zu values)", objects, commas), NULL;
     json_error_t why;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DISABLE_EOF_CHECK, &why);
-    if (!root) return error_set(e, "its header is not valid JSON: %s", TEXT_SHOW(why.text)), NULL;
+    if (!root) return error_set(e, "its header is not valid JSON (%s); " FETCH_AGAIN, TEXT_SHOW(why.text)), NULL;
     for (size_t i = (size_t)why.position; i < n; i++)
         if (text[i] != ' ') {
             json_decref(root);

@@ -78,7 +78,7 @@ static bool read_extra64(const uint8_t *extra, size_t n, uint64_t *const fields[
 static bool locate(const struct archive *z, struct zip_member *m, uint64_t local, struct error *e) {
     const char *shown = TEXT_SHOW(m->name);
     if (local > z->bytes || z->bytes - local < LOCAL_BYTES || u32(z->data + local) != LOCAL)
-        return error_set(e, "its member '%s' is not where the directory says", shown);
+        return error_set(e, "its member '%s' is not where the directory says; " FETCH_AGAIN, shown);
     uint64_t begin = local + LOCAL_BYTES + u16(z->data + local + 26) + u16(z->data + local + 28);
     if (begin > z->bytes || m->packed_bytes > z->bytes - begin)
         return error_set(e, "its member '%s' runs past the end of the file: it is cut short; " FETCH_AGAIN, shown);
@@ -113,18 +113,18 @@ static int by_name(const void *a, const void *b) {
 
 bool zip_open(struct zip *out, struct arena *a, const uint8_t *data, size_t bytes, struct error *e) {
     struct archive z = {.data = data, .bytes = bytes};
-    if (bytes < END_BYTES) return error_set(e, "it is too short for an archive");
+    if (bytes < END_BYTES) return error_set(e, "it is too short for an archive; " FETCH_AGAIN);
     if (!read_end(&z, e)) return false;
     if (z.directory > bytes || z.directory_bytes > bytes - z.directory)
-        return error_set(e, "the archive's directory lies outside the file");
+        return error_set(e, "the archive's directory lies outside the file; " FETCH_AGAIN);
     if (z.count > MAX_MEMBERS || z.count > z.directory_bytes / CENTRAL_BYTES)
         return error_set(e, "it claims %llu members, which is not plausible", (unsigned long long)z.count);
     *out = (struct zip){.members = arena_alloc_n(a, (size_t)z.count, sizeof *out->members)};
     const uint8_t *p = data + z.directory, *end = p + z.directory_bytes;
     for (uint64_t i = 0; i < z.count; i++) {
-        if (end - p < CENTRAL_BYTES || u32(p) != CENTRAL) return error_set(e, "the archive's directory is damaged");
-        size_t record = CENTRAL_BYTES + (size_t)u16(p + 28) + u16(p + 30) + u16(p + 32);
-        if ((size_t)(end - p) < record) return error_set(e, "the archive's directory is damaged");
+        bool ours = end - p >= CENTRAL_BYTES && u32(p) == CENTRAL;
+        size_t record = ours ? CENTRAL_BYTES + (size_t)u16(p + 28) + u16(p + 30) + u16(p + 32) : 0;
+        if (!ours || (size_t)(end - p) < record) return error_set(e, "the archive's directory is damaged; " FETCH_AGAIN);
         if (!read_member(&z, p, a, &out->members[out->n++], e)) return false;
         p += record;
     }
@@ -146,7 +146,7 @@ static uint32_t checksum(const uint8_t *data, uint64_t bytes) {
 
 bool zip_check(const struct zip_member *m, struct error *e) {
     if (m->deflated || checksum(m->packed, m->bytes) == m->crc) return true;
-    return error_set(e, "its member '%s' is damaged: the checksum differs", TEXT_SHOW(m->name));
+    return error_set(e, "its member '%s' is damaged: the checksum differs; " FETCH_AGAIN, TEXT_SHOW(m->name));
 }
 
 /* zlib counts in 32 bits, hence the loop. */
@@ -181,5 +181,5 @@ const uint8_t *zip_content(const struct zip_member *m, struct arena *a, struct e
         return error_set(e, "its member '%s' cannot have the size it claims", TEXT_SHOW(m->name)), NULL;
     uint8_t *dst = arena_alloc(a, (size_t)m->bytes + 1);
     if (unpack(m, dst)) return dst;
-    return error_set(e, "its member '%s' is damaged: it cannot be unpacked", TEXT_SHOW(m->name)), NULL;
+    return error_set(e, "its member '%s' is damaged: it cannot be unpacked; " FETCH_AGAIN, TEXT_SHOW(m->name)), NULL;
 }

@@ -156,7 +156,10 @@ static void truncations_never_open(void **s) {
     st_writer_destroy(&w);
     struct os_map m;
     assert_true(os_file_map(&m, scratch_path("t.safetensors"), &e));
-    for (size_t n = 0; n < m.bytes; n++) assert_null(st_open(scratch_write("cut.safetensors", m.data, n), &e));
+    for (size_t n = 0; n < m.bytes; n++) {
+        assert_null(st_open(scratch_write("cut.safetensors", m.data, n), &e));
+        assert_non_null(strstr(e.text, "fetch the file again"));
+    }
     uint8_t *copy = malloc(m.bytes);
     for (size_t i = 0; i < m.bytes; i++) /* any flipped bit: opens or not, but stays in bounds */
         for (int bit = 0; bit < 8; bit++) {

@@ -102,6 +102,21 @@ static void hostile_files_are_told(void **state) {
     arena_destroy(&a);
 }
 
+/* As a download that broke off leaves them: told as such, with what to do. */
+static void cut_files_are_fetched_again(void **state) {
+    static const char *const names[] = {"cut.ckpt", "cut.pt", "cut.bin"};
+    struct arena *a = arena_create(NULL);
+    struct os_map m;
+    struct error e = {0};
+    assert_true(os_file_map(&m, golden_path(a, "torch/sound.ckpt"), &e));
+    for (size_t n = 0, i = 0; n < m.bytes; n += n < 64 || m.bytes - n < 64 ? 1 : 61, i++) {
+        assert_null(st_open(scratch_write(names[i % 3], m.data, n), &e));
+        if (!strstr(e.text, "fetch the file again") || strstr(e.text, "safetensors")) fail_msg("%zu bytes: %s", n, e.text);
+    }
+    os_file_unmap(&m);
+    arena_destroy(&a);
+}
+
 /* Every single byte of an archive changed: it reads or is refused, and nothing else happens. */
 static void damaged_files_end_in_sentences(void **state) {
     struct arena *a = arena_create(NULL);
@@ -120,6 +135,7 @@ static void damaged_files_end_in_sentences(void **state) {
         fclose(out);
         struct st_file *f = st_open(path, &e);
         refused += !f;
+        if (!f && strstr(e.text, "is damaged")) assert_non_null(strstr(e.text, "fetch the file again"));
         st_close(&f);
     }
     print_message("%d of %zu changed bytes were noticed\n", refused, m.bytes);
@@ -178,6 +194,7 @@ int main(void) {
         cmocka_unit_test(sound_files_read),
         cmocka_unit_test(other_forms_read),
         cmocka_unit_test(hostile_files_are_told),
+        cmocka_unit_test(cut_files_are_fetched_again),
         cmocka_unit_test(damaged_files_end_in_sentences),
         cmocka_unit_test(shrinking_files_are_noticed),
         cmocka_unit_test(large_headers_open_fast),
