@@ -49,6 +49,7 @@ static const struct item items[] = {
 struct bench {
     const struct bench_options *o;
     struct gpu_device *dev;
+    const char *kernel; /* --kernel, of the single operators */
     json_t *items; /* NULL: a table on stdout */
 };
 
@@ -61,7 +62,7 @@ static json_t *result_json(const char *name, const struct bench_result *r) {
 
 static bool run_op(struct bench *b, const struct item *it, struct error *e) {
     struct bench_result r;
-    if (!bench_run_op(b->dev, &it->op, b->o->seconds, &r, e)) return false;
+    if (!bench_run_op(b->dev, &it->op, b->kernel, b->o->seconds, &r, e)) return false;
     if (!b->items) {
         printf("%-28s %9.2f %9.2f %8.1f   %s\n", it->name, r.best * 1e3, r.median * 1e3, r.flops / r.best * 1e-9, r.variant);
         fflush(stdout);
@@ -176,7 +177,7 @@ bool cmd_bench(int argc, char **argv, struct error *e) {
         common_apply(&common);
         ok = (engine = common_engine(&common, o.load, e)) != NULL;
         if (ok) o.weights = engine_weights_dtype(engine->params.weights, gpu_device_storage(engine->dev));
-        struct bench b = {&o, engine ? engine->dev : NULL, o.json ? json_array() : NULL};
+        struct bench b = {&o, engine ? engine->dev : NULL, common.kernel, o.json ? json_array() : NULL};
         if (o.load) ok = ok && run_load(engine, e);
         else if (o.plan) ok = ok && bench_plan(b.dev, e);
         else ok = ok && run_all(&b, e);

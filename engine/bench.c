@@ -102,8 +102,8 @@ static bool fill_inputs(struct gpu_program *prog, const struct graph *g, const i
     return true;
 }
 
-bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, double seconds, struct bench_result *r,
-                  struct error *err) {
+bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, const char *kernel, double seconds,
+                  struct bench_result *r, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct graph *g = graph_create(a, gpu_device_storage(dev));
     struct tensor_set *set = tensor_set_create(a, "bench", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));
@@ -115,7 +115,8 @@ bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, double seco
     bool ok = graph_ok(g, err);
     if (ok && set->n_slots) ok = (data = gpu_set_create(dev, set, SET_DATA, err)) && bench_fill_random(data, set, err);
     struct gpu_binding binding = {set, SET_DATA, data};
-    struct gpu_program_params p = {.name = "The benchmark", .bindings = &binding, .n_bindings = data != NULL, .profile = true};
+    struct gpu_program_params p = {.name = "The benchmark", .bindings = &binding, .n_bindings = data != NULL, .profile = true,
+                                   .force_kernel = kernel};
     ok = ok && (prog = gpu_program_create(dev, g, &p, err)) && fill_inputs(prog, g, inputs, n_inputs, err) &&
          time_program(prog, seconds, 5, r, err);
     struct gpu_timing t[4];

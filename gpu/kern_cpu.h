@@ -7,6 +7,7 @@ enum cpu_conv { CPU_PRODUCT, CPU_CONV, CPU_CONV_GRADIENT };
 /* One product y = x*w' (+ bias + res), or a batch of them, or a convolution. Operands may be NULL. */
 struct cpu_gemm {
     const struct operand *x, *w, *bias, *res, *y;
+    const struct operand *packed; /* scratch that w is repacked into before it is read; not of a batch */
     int64_t rows;     /* of y */
     int32_t c_in, c_out;
     int32_t trans;    /* as op_attr.matmul.trans */
@@ -39,6 +40,9 @@ void cpu_tn_emit(struct emit *e, const struct cpu_tn *t, const struct operand *p
 static inline int32_t cpu_pair(int32_t low, int32_t high) { return (int32_t)((uint32_t)low | (uint32_t)high << 16); }
 
 void cpu_matmul_emit(struct emit *e);
+bool cpu_packed_fits(const struct kernel_query *q);
+int64_t cpu_packed_scratch(const struct kernel_query *q);
+void cpu_packed_emit(struct emit *e);
 void cpu_conv_emit(struct emit *e);
 void cpu_conv_dx_emit(struct emit *e);
 int64_t cpu_matmul_tn_scratch(const struct kernel_query *q);

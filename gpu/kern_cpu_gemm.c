@@ -3,6 +3,7 @@
 #include "gpu/kern_cpu.h"
 #include "gpu/push.h"
 #include "shaders/push/gemm.h"
+#include "shaders/push/gemm_pack.h"
 
 /* A lane owns an output plane in gemm.comp. Where that would leave many lanes idle (adapter ranks, image
  * outputs) gemm_tall.comp gives a lane rows instead. */
@@ -44,6 +45,20 @@ static void fill_push(struct emit *e, const struct cpu_gemm *g, struct push_gemm
     p->dst_hw = cpu_pair(g->dst.h, g->dst.w);
 }
 
+/* The weight in the order in which the product reads it (shaders/gemm_pack.comp). */
+static void emit_pack(struct emit *e, const struct cpu_gemm *g, struct push_gemm *p, int taps) {
+    int lanes = (int)e->q.caps->subgroup;
+    struct push_gemm_pack pack = {.w = p->w, .to = ref_write(g->packed), .k4 = p->k4, .n4 = p->n4,
+                                  .w_stride = p->w_stride, .w_rows = p->w_rows};
+    struct dispatch d = {.shader = "gemm_pack", .spec = {(uint32_t)g->trans}, .n_spec = 1, .push = &pack, .push_bytes = sizeof pack,
+                         .reads = {NULL, g->w}, .n_reads = 2,
+                         .groups = {ceil_div(p->n4, lanes), (uint32_t)p->k4, (uint32_t)taps}};
+    emit_dispatch(e, &d);
+    emit_barrier(e);
+    p->w = ref_read(e, g->packed);
+    p->w_rows = p->k4 * 4 * lanes;
+}
+
 void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
     struct push_gemm p;
     fill_push(e, g, &p);
@@ -58,13 +73,15 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
         d.groups[0] = ceil_div(p.n4, planes);
         d.groups[1] = ceil_div(g->rows, frags * lanes);
     } else {
-        int rows = tile_rows(g, batch);
-        uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0};
+        int rows = tile_rows(g, batch), taps = g->conv ? g->attr.conv.k * g->attr.conv.k : 1;
+        assert(!g->packed || batch == 1);
+        if (g->packed) emit_pack(e, g, &p, taps), d.reads[1] = g->packed;
+        uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, g->packed != NULL};
         d.shader = "gemm";
-        for (int i = 0; i < 5; i++) d.spec[d.n_spec++] = spec[i];
-        /* The larger operand is read from memory once, the smaller again and again from the cache. */
-        int taps = g->conv ? g->attr.conv.k * g->attr.conv.k : 1;
-        p.rows_first = (int64_t)g->c_out * taps > g->rows;
+        for (int i = 0; i < 6; i++) d.spec[d.n_spec++] = spec[i];
+        /* The larger operand is read from memory once, the smaller again and again from the cache; a packed weight,
+         * which streams, for each tile of rows, which stay. */
+        p.rows_first = !g->packed && (int64_t)g->c_out * taps > g->rows;
         d.groups[p.rows_first ? 1 : 0] = ceil_div(p.n4, lanes);
         d.groups[p.rows_first ? 0 : 1] = ceil_div(g->rows, rows);
     }
@@ -72,13 +89,32 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
     emit_dispatch(e, &d);
 }
 
-void cpu_matmul_emit(struct emit *e) {
+static void emit_matmul(struct emit *e, const struct operand *packed) {
     const struct operand *x = &e->in[0], *y = &e->out[0];
     cpu_gemm_emit(e, &(struct cpu_gemm){
-        .x = x, .w = &e->in[1], .bias = &e->in[2], .res = &e->in[3], .y = y,
+        .x = x, .w = &e->in[1], .bias = &e->in[2], .res = &e->in[3], .y = y, .packed = packed,
         .rows = shape_rows(x->shape), .c_in = x->shape.c, .c_out = y->shape.c, .trans = e->q.node->attr.matmul.trans,
     });
 }
+
+void cpu_matmul_emit(struct emit *e) { emit_matmul(e, NULL); }
+
+/* Where it lies, a round's texels of the weight are on another page than the last round's; packed, the processor fetches
+ * them ahead. That costs as much as some 50 rows of the product. */
+bool cpu_packed_fits(const struct kernel_query *q) {
+    enum { ROWS = 1024 };
+    struct shape y = graph_shape(q->g, q->node->out[0]);
+    int64_t rows = shape_rows(y);
+    return rows >= ROWS && y.c <= 2 * rows && !is_tall(shape_planes(y), (int)q->caps->subgroup, rows);
+}
+
+int64_t cpu_packed_scratch(const struct kernel_query *q) {
+    struct shape x = graph_shape(q->g, q->node->in[0]), y = graph_shape(q->g, q->node->out[0]);
+    int lanes = (int)q->caps->subgroup;
+    return (int64_t)ceil_div(shape_planes(y), lanes) * lanes * shape_planes(x) * 4 * 16;
+}
+
+void cpu_packed_emit(struct emit *e) { emit_matmul(e, &e->scratch); }
 
 void cpu_conv_emit(struct emit *e) {
     const struct operand *x = &e->in[0], *y = &e->out[0];

@@ -14,6 +14,7 @@ layout(constant_id = 3) const int TRANS = 0; // 1: rows of w are contracted (gra
 layout(constant_id = 4) const int CONV = 0;  // 0: product, 1: convolution, 2: its gradient to the input
 layout(constant_id = 5) const int RES = 0;   // 1: add res
 layout(constant_id = 6) const int TAIL = 0;  // 1: the last plane is partly padding
+layout(constant_id = 7) const int PACKED = 0; // 1: w as gemm_pack.comp lays it out
 PUSH(push_gemm)
 #include "lib/conv.glsl"
 const int LANES = int(W);
@@ -25,16 +26,22 @@ void main() {
     int lane = int(gl_SubgroupInvocationID), row0 = int(p.rows_first == 1 ? gl_WorkGroupID.x : gl_WorkGroupID.y) * R;
     int zi = int(gl_WorkGroupID.z) % p.inner, zo = int(gl_WorkGroupID.z) / p.inner;
     // Lanes past the last plane and rows past the last repeat it: the same values to the same place.
-    int plane = min(int(p.rows_first == 1 ? gl_WorkGroupID.y : gl_WorkGroupID.x) * LANES + lane, p.n4 - 1);
+    int tile = int(p.rows_first == 1 ? gl_WorkGroupID.y : gl_WorkGroupID.x);
+    int plane = min(tile * LANES + lane, p.n4 - 1);
     int x_base = int(p.x.x) + zi * p.x_step + zo * p.x_outer;
     int w_base = int(p.w.x) + zi * p.w_step + zo * p.w_outer + (TRANS == 1 ? plane * p.w_stride : plane * 4);
-    int w_next = TRANS == 1 ? 4 : p.w_stride;
+    int w_next = TRANS == 1 ? 4 : p.w_stride, w_texel = 1;
     ivec3 at[FRAGS];
     int taps = 1, steps = 1;
     if (CONV != 0) {
         [[unroll]] for (int f = 0; f < FRAGS; f++) at[f] = conv_pixel(min(row0 + f * LANES + lane, p.rows - 1));
         taps = conv_taps();
         steps = taps << (CONV == 2 ? 2 * hi16(p.pad_up) : 0);
+    }
+    if (PACKED == 1) { // a round's texels of a tile lie together, and the rounds one after the other
+        w_base = int(p.w.x) + tile * taps * p.w_rows + lane;
+        w_next = 4 * LANES;
+        w_texel = LANES;
     }
     vec4 acc[R];
     [[unroll]] for (int r = 0; r < R; r++) acc[r] = vec4(0);
@@ -55,7 +62,7 @@ void main() {
         int b = w_base + tap * p.w_rows;
         for (int k = 0; k < p.k4; k++) {
             vec4 bv[4];
-            [[unroll]] for (int c = 0; c < 4; c++) bv[c] = imageLoad(T1, b + c);
+            [[unroll]] for (int c = 0; c < 4; c++) bv[c] = imageLoad(T1, b + c * w_texel);
             [[unroll]] for (int f = 0; f < FRAGS; f++) {
                 o[f] += next[f];
                 vec4 ahead = imageLoad(T0, o[f]); // of the next round, so that its latency hides; unused after the last

@@ -28,6 +28,8 @@ const struct op_case op_cases[] = {
     {OP_MATMUL, "trans odd", {.matmul = {1}}, {T(1, 33, 5), W(5, 3), V(3), T(1, 33, 3)}},
     {OP_MATMUL, "trans rank", {.matmul = {1}}, {T(2, 50, 4), W(4, 64), {0}, T(2, 50, 64)}},
     {OP_MATMUL, "trans wide", {.matmul = {1}}, {T(1, 256, 320), W(320, 96)}, .big = true},
+    {OP_MATMUL, "1030 rows, tails", {.matmul = {0}}, {T(1, 1030, 37), W(70, 37), V(70), T(1, 1030, 70)}, .big = true},
+    {OP_MATMUL, "trans 1030 rows, tails", {.matmul = {1}}, {T(1, 1030, 38), W(38, 69), V(69)}, .big = true},
     {OP_MATMUL, "trans one row", {.matmul = {1}}, {T(1, 1, 36), W(36, 20)}},
     /* a, b, acc */
     {OP_MATMUL_TN, "rank 4", {{0}}, {T(1, 77, 4), T(1, 77, 64)}},
