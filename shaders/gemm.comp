@@ -29,7 +29,8 @@ void main() {
     int tile = int(p.rows_first == 1 ? gl_WorkGroupID.y : gl_WorkGroupID.x);
     int plane = min(tile * LANES + lane, p.n4 - 1);
     int x_base = int(p.x.x) + zi * p.x_step + zo * p.x_outer;
-    int w_base = int(p.w.x) + zi * p.w_step + zo * p.w_outer + (TRANS == 1 ? plane * p.w_stride : plane * 4);
+    int w_product = int(p.w.x) + zi * p.w_step + zo * p.w_outer;
+    int w_base = w_product + (TRANS == 1 ? plane * p.w_stride : plane * 4);
     int w_next = TRANS == 1 ? 4 : p.w_stride, w_texel = 1;
     ivec3 at[FRAGS];
     int taps = 1, steps = 1;
@@ -39,7 +40,7 @@ void main() {
         steps = taps << (CONV == 2 ? 2 * hi16(p.pad_up) : 0);
     }
     if (PACKED == 1) { // a round's texels of a tile lie together, and the rounds one after the other
-        w_base = int(p.w.x) + tile * taps * p.w_rows + lane;
+        w_base = w_product + tile * taps * p.w_rows + plane - tile * LANES;
         w_next = 4 * LANES;
         w_texel = LANES;
     }
