@@ -13,8 +13,9 @@ struct bench_result {
     double flops;        /* per run, multiply-adds counted twice */
     char variant[64];    /* kernel row of the op itself */
 };
-/* Runs the op for about `seconds`, at least five times after the first. kernel: as gpu_program_params.force_kernel, or NULL. */
-bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, const char *kernel, double seconds, struct bench_result *r, struct error *err);
+/* Runs the op for about `seconds`, at least five times after the first. kernel: gpu_program_params.force_kernel, or NULL. */
+bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, const char *kernel, double seconds,
+                  struct bench_result *r, struct error *err);
 double bench_op_flops(const struct bench_op *op);
 
 /* Where the time of a program goes: nodes summed by operator and kernel row, most first. */

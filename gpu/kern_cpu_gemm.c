@@ -50,8 +50,8 @@ static void emit_pack(struct emit *e, const struct cpu_gemm *g, struct push_gemm
     int lanes = (int)e->q.caps->subgroup;
     struct push_gemm_pack pack = {.w = p->w, .to = ref_write(g->packed), .k4 = p->k4, .n4 = p->n4,
                                   .w_stride = p->w_stride, .w_rows = p->w_rows};
-    struct dispatch d = {.shader = "gemm_pack", .spec = {(uint32_t)g->trans}, .n_spec = 1, .push = &pack, .push_bytes = sizeof pack,
-                         .reads = {NULL, g->w}, .n_reads = 2,
+    struct dispatch d = {.shader = "gemm_pack", .spec = {(uint32_t)g->trans}, .n_spec = 1, .push = &pack,
+                         .push_bytes = sizeof pack, .reads = {NULL, g->w}, .n_reads = 2,
                          .groups = {ceil_div(p->n4, lanes), (uint32_t)p->k4, (uint32_t)taps}};
     emit_dispatch(e, &d);
     emit_barrier(e);

@@ -12,7 +12,8 @@ layout(constant_id = 2) const int TRANS = 0; // as in gemm.comp
 PUSH(push_gemm_pack)
 
 void main() {
-    int lane = int(gl_SubgroupInvocationID), tile = int(gl_WorkGroupID.x), k = int(gl_WorkGroupID.y), tap = int(gl_WorkGroupID.z);
+    int lane = int(gl_SubgroupInvocationID);
+    int tile = int(gl_WorkGroupID.x), k = int(gl_WorkGroupID.y), tap = int(gl_WorkGroupID.z);
     int plane = min(tile * int(W) + lane, p.n4 - 1); // lanes past the last plane repeat it
     int from = int(p.w.x) + tap * p.w_rows + (TRANS == 1 ? plane * p.w_stride + k * 4 : k * p.w_stride + plane * 4);
     int to = ((tile * int(gl_NumWorkGroups.z) + tap) * p.k4 + k) * 4 * int(W) + lane;
