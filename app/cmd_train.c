@@ -229,8 +229,9 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     else if (ok) {
         common_apply(&common);
         ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
-             params_from(&o, &params, e) && take_samples(&o.sample_prompts, &params, a, e) && train_recipe_apply(&recipe, &params, e) &&
-             train_method_apply(&method, &params, a, e) && (!distill || distill_apply(distill, &params, e)) &&
+             params_from(&o, &params, e) && take_samples(&o.sample_prompts, &params, a, e) &&
+             train_recipe_apply(&recipe, &params, e) && train_method_apply(&method, &params, a, e) &&
+             (!distill || distill_apply(distill, &params, e)) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&
              (t = trainer_create(engine, &params, o.dry_run, e)) && (o.dry_run || train(t, &o, started, e));
         if (ok && o.dry_run) {

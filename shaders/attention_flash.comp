@@ -28,11 +28,13 @@ void main() {
         top[f] = -1e30;
         sum[f] = 0;
         [[unroll]] for (int d = 0; d < D4; d++) {
-            q[f * D4 + d] = imageLoad(T0, int(p.q.x) + (head * D4 + d) * p.q_stride + image * p.rows + row[f]) * (p.scale * 1.44269504);
+            int at = int(p.q.x) + (head * D4 + d) * p.q_stride + image * p.rows + row[f];
+            q[f * D4 + d] = imageLoad(T0, at) * (p.scale * 1.44269504);
             o[f * D4 + d] = vec4(0);
         }
     }
-    int k_at = int(p.k.x) + image * p.keys + head * D4 * p.k_stride, v_at = int(p.v.x) + image * p.keys + head * D4 * p.v_stride;
+    int k_at = int(p.k.x) + image * p.keys + head * D4 * p.k_stride;
+    int v_at = int(p.v.x) + image * p.keys + head * D4 * p.v_stride;
     for (int key = 0; key < p.keys; key += KEYS) {
         vec4 part[LOADS];
         int mine = min(key + lane % KEYS, p.keys - 1);

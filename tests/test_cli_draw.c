@@ -144,8 +144,8 @@ static void samples_of_a_training(void **s) {
         {"cat <lora:x:1>", "another LoRA"}, {"cat --w 8192 --h 8192", "A sample of 8192x8192: The UNet needs"},
         {"cat --w 1024 --h 512", "A sample of 1024x512 needs 16 MiB beside the training, and 13 of 17"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        cli_expect_failure("", arena_printf(cli.a, TRAIN "--memory 18MB --vae-tiling on --out out/x.safetensors --sample-every 3 --dry-run "
-                                                         "--sample-prompt '%s'", wrong[i][0]), wrong[i][1]);
+        cli_expect_failure("", arena_printf(cli.a, TRAIN "--memory 18MB --vae-tiling on --out out/x.safetensors --dry-run "
+                                                         "--sample-every 3 --sample-prompt '%s'", wrong[i][0]), wrong[i][1]);
 }
 
 /* ---- Folders of pictures ---- */

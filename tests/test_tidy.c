@@ -1,4 +1,4 @@
-/* The house rules as a test: which room may include which, sizes, headers that compile alone, where the operating
+/* The house rules as a test: which room may include which, sizes, widths, headers that compile alone, where the operating
  * system may be called, and no paths of somebody's machine. */
 #include "tests/support/cm.h"
 #include "tests/support/scratch.h"
@@ -13,6 +13,7 @@
 #include <string.h>
 
 enum { MAX_C_LINES = 800, MAX_FUNCTION_LINES = 70, MAX_HEADER_LINES = 200, MAX_SHADER_LINES = 200 };
+enum { MAX_COLUMNS = 128, MAX_PYTHON_COLUMNS = 160 };
 
 /* Includes point down only. */
 static const struct {
@@ -213,6 +214,36 @@ static void sizes_stay_small(void **s) {
     assert_int_equal(n_complaints, 0);
 }
 
+/* ---- Widths ---- */
+
+/* 0 = any. Tables in Markdown and data may be as wide as they are. */
+static int most_columns(const struct file *f) {
+    static const char *const code[] = {"def", "inc", "cmake", "sh"};
+    if (path_has_ext(f->path, "py")) return MAX_PYTHON_COLUMNS;
+    for (size_t i = 0; i < sizeof code / sizeof *code; i++)
+        if (path_has_ext(f->path, code[i])) return MAX_COLUMNS;
+    return f->is_c || f->is_header || f->is_shader || strncmp(f->text, "#!", 2) == 0 ? MAX_COLUMNS : 0;
+}
+
+/* In characters: UTF-8's following bytes do not count. */
+static int column_count(const char *s, size_t n) {
+    int columns = 0;
+    for (size_t i = 0; i < n; i++) columns += ((unsigned char)s[i] & 0xc0) != 0x80;
+    return columns;
+}
+
+static void width_line(const struct file *f, int number, const char *s, size_t n) {
+    int most = most_columns(f), columns = column_count(s, n);
+    if (most && columns > most) COMPLAIN("%s:%d: %d columns, at most %d", f->path, number, columns, most);
+}
+
+static void lines_stay_short(void **s) {
+    assert_int_equal(column_count("\xc3\xa9\xe2\x82\xac!", 6), 3);
+    n_complaints = 0;
+    for (int i = 0; i < n_files; i++) each_line(&files[i], width_line);
+    assert_int_equal(n_complaints, 0);
+}
+
 /* ---- Headers ---- */
 
 static void headers_compile_alone(void **s) {
@@ -257,6 +288,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(includes_point_down),
         cmocka_unit_test(sizes_stay_small),
+        cmocka_unit_test(lines_stay_short),
         cmocka_unit_test(headers_compile_alone),
         cmocka_unit_test(no_stray_words),
     };

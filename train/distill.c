@@ -1,7 +1,7 @@
 /* The teacher's stage of a distilling step: what the student's tape is given to hit.
  *
- * The consistency loss compares c_skip x + c_out x0 with a target; that is linear in the UNet's answer, so the student's tape is
- * the trainer's own: the target is brought to the answer's side, and the loss is told how far errors stretch on the way
+ * The consistency loss compares c_skip x + c_out x0 with a target; that is linear in the UNet's answer, so the student's tape
+ * is the trainer's own: the target is brought to the answer's side, and the loss is told how far errors stretch on the way
  * back. The teacher is a forward program over the same weights in which the LoRA's strength is an input: 0 for the teacher,
  * 1 for the target, whose LoRA may be the moving average's bank. */
 #include <string.h>
@@ -11,15 +11,17 @@
 enum { EVALUATIONS_LCM = 3, EVALUATIONS_CFG = 2 };
 
 static struct denoiser_params teacher_params(const struct trainer *t) {
-    return (struct denoiser_params){.n = t->params.batch, .w = t->lw, .h = t->lh, .tokens = t->tokens, .adapter = t->adapter, .adapter_data = t->ema};
+    return (struct denoiser_params){.n = t->params.batch, .w = t->lw, .h = t->lh, .tokens = t->tokens,
+                                    .adapter = t->adapter, .adapter_data = t->ema};
 }
 
 static bool check_options(const struct train_params *p, struct error *err) {
     const struct {
         bool given;
         const char *option;
-    } rows[] = {{p->train_text_encoder, "--train-text-encoder"}, {caption_varies(&p->captions), "--shuffle-captions or --tag-dropout"},
-                {p->masks != NULL, "--masks"}, {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"},
+    } rows[] = {{p->train_text_encoder, "--train-text-encoder"},
+                {caption_varies(&p->captions), "--shuffle-captions or --tag-dropout"}, {p->masks != NULL, "--masks"},
+                {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"},
                 {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
                 {p->recipe != NULL, "--recipe"}, {train_prior_on(p), "--class-prompt"},
                 {p->distill.method == DISTILL_LCM && (p->min_timestep || p->max_timestep), "--min-timestep or --max-timestep"}};
@@ -70,7 +72,8 @@ bool train_distill_open(struct trainer *t, struct error *err) {
     size_t text = (size_t)(t->empty_text < 0 ? 0 : t->empty_text);
     bool zeros = m->zeros_for_empty; /* as where pictures are drawn without a negative prompt */
     if (t->contexts && !zeros)
-        train_distill_empty(t, t->contexts + text * (size_t)t->tokens * (size_t)t->width, t->pooled + text * (size_t)model_pooled_dim(m));
+        train_distill_empty(t, t->contexts + text * (size_t)t->tokens * (size_t)t->width,
+                            t->pooled + text * (size_t)model_pooled_dim(m));
     if (!(t->distill.teacher = denoiser_create(t->e, &dp, err))) return false;
     if (t->extra) {
         size_t each = (size_t)(t->lw * t->lh * model_extra_channels(m));
@@ -103,7 +106,8 @@ static void tell(struct trainer *t, bool captions) {
     denoiser_set_context(d->teacher, captions ? t->condition.context : d->empty);
     if (!width) return;
     memcpy(d->added, t->condition.added, (size_t)t->params.batch * width * sizeof(float));
-    for (int b = 0; !captions && b < t->params.batch; b++) memcpy(d->added + (size_t)b * width, d->empty_pooled, pooled * sizeof(float));
+    for (int b = 0; !captions && b < t->params.batch; b++)
+        memcpy(d->added + (size_t)b * width, d->empty_pooled, pooled * sizeof(float));
     denoiser_write_added(d->teacher, d->added);
 }
 

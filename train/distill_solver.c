@@ -17,14 +17,15 @@ const char *distill_method_name(enum distill_method m) { return names[m]; }
 
 bool distill_params_check(const struct distill_params *p, const struct schedule *s, struct error *e) {
     if (!(p->guidance_min >= 1 && p->guidance_max >= p->guidance_min && p->guidance_max <= 100))
-        return error_set(e, "Guidance is drawn between --guidance-min %g and --guidance-max %g: they must lie from 1 to 100, the first not above "
-                         "the second.", (double)p->guidance_min, (double)p->guidance_max);
+        return error_set(e, "Guidance is drawn between --guidance-min %g and --guidance-max %g: they must lie from "
+                            "1 to 100, the first not above the second.", (double)p->guidance_min, (double)p->guidance_max);
     if (p->method == DISTILL_CFG && p->guidance_max == 1)
         return error_set(e, "With guidance 1 there is nothing to learn: raise --guidance-max.");
     if (p->method == DISTILL_LCM && (p->skip < 1 || p->skip > s->n_train / 2))
         return error_set(e, "--skip %d must lie from 1 to half of the model's %d times; 20 is usual.", p->skip, s->n_train);
     if (p->method == DISTILL_LCM && s->params.prediction == SCHEDULE_PREDICT_EPSILON && !(s->alpha_bar[s->n_train - 1] > 0))
-        return error_set(e, "This model's last time is pure noise and it predicts noise there: consistency distillation needs --prediction v.");
+        return error_set(e, "This model's last time is pure noise and it predicts noise there: consistency distillation "
+                            "needs --prediction v.");
     return true;
 }
 

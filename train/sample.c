@@ -54,8 +54,8 @@ static bool check_size(struct trainer *t, const struct generate_params *gp, stru
     if (!generate_memory_plan(t->e, gp, &m, err)) return error_prefix(err, "A sample of %dx%d", gp->w, gp->h);
     int64_t need = t->plan.peak_bytes + m.unet.activation_bytes + m.unet.io_bytes + m.unet.prepared_bytes;
     return need <= t->plan.device_bytes ||
-           error_set(err, "A sample of %dx%d needs %.0f MiB beside the training, and %.0f of %.0f MiB are left; give smaller --w "
-                          "and --h in --sample-prompt.", gp->w, gp->h, (double)(need - t->plan.peak_bytes) / 1048576,
+           error_set(err, "A sample of %dx%d needs %.0f MiB beside the training, and %.0f of %.0f MiB are left; give smaller "
+                          "--w and --h in --sample-prompt.", gp->w, gp->h, (double)(need - t->plan.peak_bytes) / 1048576,
                      (double)(t->plan.device_bytes - t->plan.peak_bytes) / 1048576, (double)t->plan.device_bytes / 1048576);
 }
 
