@@ -403,7 +403,7 @@ static void long_prompts_warn(void **s) {
 }
 
 static void interrupts_leave_nothing(void **s) {
-    expect_failure("timeout --preserve-status -s INT 3",
+    expect_failure("timeout --foreground --preserve-status -s INT 3",
                    "generate " MINI "--steps 1000 --count 1000 --grid --prompt x --out out/x.png", "nothing was written");
 }
 

@@ -257,12 +257,13 @@ static void folders_that_make_no_sense(void **s) {
     cli_expect_failure("", STYLIZE "--data bare --out out/y", "have no caption");
 }
 
-/* Ctrl-C between or in pictures: what is there is whole, and the same command finishes. */
+/* Ctrl-C between or in pictures: what is there is whole, and the same command finishes. --foreground: without it timeout sends
+ * the signal twice, and the second one ends the program at once. */
 static void interrupts_are_resumed(void **s) {
     assert_true(os_dir_make(scratch_path("many"), NULL));
     for (int i = 0; i < 60; i++) draw_source(arena_printf(cli.a, "many/%02d.png", i), 96, 96, i);
 #define MANY "stylize " MINI "--steps 40 --strength 1 --prompt x --batch 1 --own-size --data many --out "
-    assert_int_equal(cli_run("timeout --preserve-status -s INT 3", MANY "cut"), 0);
+    assert_int_equal(cli_run("timeout --foreground --preserve-status -s INT 3", MANY "cut"), 0);
     assert_non_null(strstr(cli.out, " left: the same command goes on"));
     assert_false(cli_exists("cut/59.png"));
 }
