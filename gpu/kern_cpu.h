@@ -7,7 +7,8 @@ enum cpu_conv { CPU_PRODUCT, CPU_CONV, CPU_CONV_GRADIENT };
 /* One product y = x*w' (+ bias + res), or a batch of them, or a convolution. Operands may be NULL. */
 struct cpu_gemm {
     const struct operand *x, *w, *bias, *res, *y;
-    const struct operand *packed; /* scratch that w is repacked into before it is read; not of a batch */
+    const struct operand *packed; /* scratch that w is packed into before it is read; not of a batch */
+    bool w_packed;                /* w lies so already (cpu_gemm_packed_texels each of a batch); cpu_gemm_packs must hold */
     int64_t rows;     /* of y */
     int32_t c_in, c_out;
     int32_t trans;    /* as op_attr.matmul.trans */
@@ -20,6 +21,9 @@ struct cpu_gemm {
     int32_t w_rows;        /* rows of w per tap */
 };
 void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g);
+/* Whether any product with so many planes of output can read a packed weight (shaders/gemm_pack.comp), and its size. */
+bool cpu_gemm_packs(int n4, int lanes);
+int64_t cpu_gemm_packed_texels(int k4, int n4, int lanes);
 
 /* A batch of products y = a'b over rows (+ acc), through parts in `parts`. Shapes count one
  * product's rows and channels. */

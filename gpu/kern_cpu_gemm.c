@@ -6,11 +6,11 @@
 #include "shaders/push/gemm_pack.h"
 
 /* A lane owns an output plane in gemm.comp. Where that would leave many lanes idle (adapter ranks, image
- * outputs) gemm_tall.comp gives a lane rows instead. */
-static bool is_tall(int n4, int lanes, int64_t rows) {
-    int tiles = (int)ceil_div(n4, lanes);
-    return n4 * 5 < tiles * lanes * 3 && rows >= lanes;
-}
+ * outputs) gemm_tall.comp gives a lane rows instead; it reads weights only where they lie. */
+bool cpu_gemm_packs(int n4, int lanes) { return n4 * 5 >= (int)ceil_div(n4, lanes) * lanes * 3; }
+static bool is_tall(int n4, int lanes, int64_t rows) { return !cpu_gemm_packs(n4, lanes) && rows >= lanes; }
+
+int64_t cpu_gemm_packed_texels(int k4, int n4, int lanes) { return (int64_t)ceil_div(n4, lanes) * lanes * k4 * 4; }
 
 static int tile_rows(const struct cpu_gemm *g, int batch) {
     if (g->rows == 1) return 1;
@@ -56,7 +56,6 @@ static void emit_pack(struct emit *e, const struct cpu_gemm *g, struct push_gemm
     emit_dispatch(e, &d);
     emit_barrier(e);
     p->w = ref_read(e, g->packed);
-    p->w_rows = p->k4 * 4 * lanes;
 }
 
 void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
@@ -65,6 +64,7 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
     int lanes = (int)e->q.caps->subgroup, batch = p.inner * (g->outer ? g->outer : 1);
     bool res = g->res && g->res->address;
     struct dispatch d = {.push = &p, .push_bytes = sizeof p, .reads = {g->x, g->w, g->bias, g->res}, .n_reads = 4};
+    assert(!g->w_packed || cpu_gemm_packs(p.n4, lanes));
     if (is_tall(p.n4, lanes, g->rows)) {
         int planes = p.n4 < 2 ? 1 : 4, frags = g->rows >= 16 * lanes ? 4 : 1;
         uint32_t spec[] = {(uint32_t)frags, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, (uint32_t)planes};
@@ -74,13 +74,15 @@ void cpu_gemm_emit(struct emit *e, const struct cpu_gemm *g) {
         d.groups[1] = ceil_div(g->rows, frags * lanes);
     } else {
         int rows = tile_rows(g, batch), taps = g->conv ? g->attr.conv.k * g->attr.conv.k : 1;
+        bool packed = g->packed || g->w_packed;
         assert(!g->packed || batch == 1);
         if (g->packed) emit_pack(e, g, &p, taps), d.reads[1] = g->packed;
-        uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, g->packed != NULL};
+        if (packed) p.w_rows = p.k4 * 4 * lanes;
+        uint32_t spec[] = {(uint32_t)rows, (uint32_t)g->trans, g->conv, res, g->c_out % 4 != 0, packed};
         d.shader = "gemm";
         for (int i = 0; i < 6; i++) d.spec[d.n_spec++] = spec[i];
-        /* The larger operand is read from memory once, the smaller again and again from the cache; a packed weight,
-         * which streams, for each tile of rows, which stay. */
+        /* The larger operand is read from memory once, the smaller again and again from the cache; a long weight,
+         * packed so that it streams, for each tile of rows, which stay. */
         p.rows_first = !g->packed && (int64_t)g->c_out * taps > g->rows;
         d.groups[p.rows_first ? 1 : 0] = ceil_div(p.n4, lanes);
         d.groups[p.rows_first ? 0 : 1] = ceil_div(g->rows, rows);
@@ -105,13 +107,12 @@ bool cpu_packed_fits(const struct kernel_query *q) {
     enum { ROWS = 1024 };
     struct shape y = graph_shape(q->g, q->node->out[0]);
     int64_t rows = shape_rows(y);
-    return rows >= ROWS && y.c <= 2 * rows && !is_tall(shape_planes(y), (int)q->caps->subgroup, rows);
+    return rows >= ROWS && y.c <= 2 * rows && cpu_gemm_packs(shape_planes(y), (int)q->caps->subgroup);
 }
 
 int64_t cpu_packed_scratch(const struct kernel_query *q) {
     struct shape x = graph_shape(q->g, q->node->in[0]), y = graph_shape(q->g, q->node->out[0]);
-    int lanes = (int)q->caps->subgroup;
-    return (int64_t)ceil_div(shape_planes(y), lanes) * lanes * shape_planes(x) * 4 * 16;
+    return cpu_gemm_packed_texels(shape_planes(x), shape_planes(y), (int)q->caps->subgroup) * 16;
 }
 
 void cpu_packed_emit(struct emit *e) { emit_matmul(e, &e->scratch); }

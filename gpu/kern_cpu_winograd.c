@@ -12,6 +12,8 @@ struct plan {
     struct shape x, y, weight; /* read and written images; transformed weight */
     int up, m, points;         /* tile side, transformed values per tile */
     int tiles_y, tiles_x, tiles, block, stride;
+    bool packed;         /* the weight lies as gemm_pack.comp lays it out, a point after the other */
+    int64_t weight_step; /* texels between points */
 };
 
 /* F(4x4) needs four times the weight's memory and enough tiles to fill the products, F(2x2) less of both. */
@@ -35,6 +37,9 @@ static struct plan make_plan(const struct kernel_query *q) {
     p.block = (int)(block < 128 ? 128 : block);
     if (p.block > p.tiles) p.block = p.tiles;
     p.stride = (int)shape_plane((struct shape){1, 1, p.block, 8});
+    int lanes = (int)q->caps->subgroup, n4 = shape_planes(p.y);
+    p.packed = cpu_gemm_packs(n4, lanes);
+    p.weight_step = p.packed ? cpu_gemm_packed_texels(shape_planes(p.x), n4, lanes) : p.weight.w;
     return p;
 }
 
@@ -52,7 +57,10 @@ bool cpu_winograd_fits(const struct kernel_query *q) {
     return p.tiles >= 64 && product >= sum * (p.m == 4 ? 32 : 56);
 }
 
-int64_t cpu_winograd_prep(const struct kernel_query *q) { return shape_texels(make_plan(q).weight) * 16; }
+int64_t cpu_winograd_prep(const struct kernel_query *q) {
+    struct plan p = make_plan(q);
+    return (p.packed ? p.points * p.weight_step : shape_texels(p.weight)) * 16;
+}
 
 static int64_t input_texels(const struct plan *p) { return (int64_t)p->points * shape_planes(p->x) * p->stride; }
 static int64_t output_texels(const struct plan *p) { return (int64_t)p->points * shape_planes(p->y) * p->stride; }
@@ -66,10 +74,12 @@ void cpu_winograd_emit_prep(struct emit *e) {
     const struct operand *w = &e->in[1];
     struct operand u = operand_part(&e->prep, 0, (int32_t)shape_stride(p.weight));
     struct push_winograd push = {.from = ref_read(e, w), .to = ref_write(&u), .from_stride = w->stride,
-                                 .to_stride = u.stride, .rows = p.weight.w};
-    struct dispatch d = {.shader = "winograd_weight", .spec = {(uint32_t)p.m, p.gradient}, .n_spec = 2, .push = &push,
+                                 .to_stride = u.stride, .rows = p.weight.w, .step = (int32_t)p.weight_step,
+                                 .planes = shape_planes(p.x)};
+    struct dispatch d = {.shader = "winograd_weight", .spec = {(uint32_t)p.m, p.gradient, p.packed}, .n_spec = 3, .push = &push,
                          .push_bytes = sizeof push, .reads = {w}, .n_reads = 1,
-                         .groups = {ceil_div(push.rows, e->q.caps->subgroup), (uint32_t)shape_planes(p.weight), 1}};
+                         .groups = {ceil_div((push.rows + 3) / 4 * 4, e->q.caps->subgroup),
+                                    (uint32_t)shape_planes(p.weight), 1}};
     emit_dispatch(e, &d);
 }
 
@@ -116,8 +126,8 @@ void cpu_winograd_emit(struct emit *e) {
         emit_barrier(e);
         cpu_gemm_emit(e, &(struct cpu_gemm){
             .x = &in, .w = &u, .y = &out, .rows = tiles, .c_in = p.x.c, .c_out = p.y.c, .trans = p.gradient,
-            .inner = p.points, .x_step = shape_planes(p.x) * (int64_t)p.stride, .w_step = p.weight.w,
-            .y_step = shape_planes(p.y) * (int64_t)p.stride,
+            .inner = p.points, .x_step = shape_planes(p.x) * (int64_t)p.stride,
+            .w_step = p.weight_step, .w_packed = p.packed, .y_step = shape_planes(p.y) * (int64_t)p.stride,
         });
         emit_barrier(e);
         emit_output(e, &p, push, &out);

@@ -5,7 +5,7 @@ struct push_winograd {
     int tiles_y, tiles_x; /* of an image */
     int h, w;             /* image as stored */
     int from_stride, to_stride, bias_stride, res_stride;
-    int step;             /* between the transformed images, in from or to */
-    int planes, n_tail;   /* of the output; channels in its last plane */
+    int step;             /* between the transformed images or weights, in from or to */
+    int planes, n_tail;   /* of the output (weight: planes contracted); channels in its last plane */
     int rows;             /* weight: rows per tap */
 };
