@@ -193,9 +193,11 @@ void cpu_attention_emit(struct emit *e) {
 }
 
 /* --- forward in one pass: heads narrow enough for the loop's code to stay in the instruction cache ----- */
+enum { FLASH_KEYS = 65000 }; /* lavapipe leaves loops after 65535 rounds of an invocation, inner ones counted; two per two keys */
 bool cpu_flash_fits(const struct kernel_query *q) {
+    struct shape keys = graph_shape(q->g, q->node->in[1]);
     int width = graph_shape(q->g, q->node->in[0]).c / q->node->attr.attn.heads;
-    return width % 4 == 0 && width <= 96 && !q->node->attr.attn.causal;
+    return width % 4 == 0 && width <= 96 && !q->node->attr.attn.causal && (int64_t)keys.h * keys.w <= FLASH_KEYS;
 }
 int64_t cpu_flash_scratch(const struct kernel_query *q) {
     struct plan p = make_plan(q);
@@ -211,7 +213,7 @@ void cpu_flash_emit(struct emit *e) {
         .v_stride = v->stride, .o_stride = o->stride, .stats_step = (int32_t)p.stats_step, .scale = p.scale,
     };
     /* Measured: the most reuse whose code still fits. */
-    int frags = p.head_planes <= 8 ? 4 : p.head_planes <= 12 ? 3 : 2, keys = p.head_planes <= 12 ? 3 : 2;
+    int frags = p.head_planes <= 12 ? 4 : 3, keys = p.head_planes <= 12 ? 3 : 2;
     struct dispatch d = {.shader = "attention_flash", .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys},
                          .n_spec = 3, .push = &push, .push_bytes = sizeof push, .reads = {q, k, v}, .n_reads = 3,
                          .groups = {ceil_div(p.rows, frags * (int64_t)e->q.caps->subgroup), (uint32_t)p.heads, (uint32_t)p.n}};

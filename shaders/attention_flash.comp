@@ -2,7 +2,7 @@
 #version 450
 // Attention in one pass over the keys. A lane owns FRAGS query rows of one head and keeps their queries and
 // results; keys and values come in with one texel per lane and are broadcast, KEYS at a time. FRAGS*KEYS*D4
-// sets the length of the loop's code: beyond the instruction cache (about 100) it gets slower.
+// sets the length of the loop's code: beyond the instruction cache (about 120) it gets slower.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
@@ -16,13 +16,21 @@ layout(constant_id = 4) const int KEYS = 3;
 PUSH(push_flash)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
-const int LOADS = (D4 + PLANES - 1) / PLANES;
+
+// 2^x for x <= 0, at most 2e-7 off and exactly 1 at 0. Lavapipe's exp2 clamps and rounds in two halves; this is 17 instructions.
+float power(float x) {
+    float y = uintBitsToFloat(min(floatBitsToUint(x), 0xC2FC0000u)); // below -126 is -126
+    float whole = roundEven(y), f = y - whole;
+    float part = ((((1.32647273e-3 * f + 9.67151299e-3) * f + 5.55073358e-2) * f + 2.40222424e-1) * f + 6.93147004e-1) * f + 1.0;
+    return intBitsToFloat(floatBitsToInt(part) + (int(whole) << 23));
+}
 
 void main() {
     int lane = int(gl_SubgroupInvocationID), head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z);
     vec4 q[FRAGS * D4], o[FRAGS * D4];
     int row[FRAGS];
     float top[FRAGS], sum[FRAGS];
+    bool again = p.rows < 0; // never, which no compiler can know
     [[unroll]] for (int f = 0; f < FRAGS; f++) {
         row[f] = min((int(gl_WorkGroupID.x) * FRAGS + f) * LANES + lane, p.rows - 1);
         top[f] = -1e30;
@@ -36,42 +44,45 @@ void main() {
     int k_at = int(p.k.x) + image * p.keys + head * D4 * p.k_stride;
     int v_at = int(p.v.x) + image * p.keys + head * D4 * p.v_stride;
     for (int key = 0; key < p.keys; key += KEYS) {
-        vec4 part[LOADS];
+        vec4 part; // fetched where it is needed: registers are short
         int mine = min(key + lane % KEYS, p.keys - 1);
-        [[unroll]] for (int l = 0; l < LOADS; l++)
-            part[l] = imageLoad(T1, k_at + min(l * PLANES + lane / KEYS, D4 - 1) * p.k_stride + mine);
         float s[KEYS * FRAGS], fade[FRAGS];
-        [[unroll]] for (int i = 0; i < KEYS * FRAGS; i++) s[i] = 0;
-        [[unroll]] for (int d = 0; d < D4; d++)
+        [[unroll]] for (int i = 0; i < KEYS; i++) {
+            float start = key + i < p.keys ? 0 : -1e30;
+            [[unroll]] for (int f = 0; f < FRAGS; f++) s[i * FRAGS + f] = start;
+        }
+        [[unroll]] for (int d = 0; d < D4; d++) {
+            if (d % PLANES == 0) part = imageLoad(T1, k_at + min(d + lane / KEYS, D4 - 1) * p.k_stride + mine);
             [[unroll]] for (int c = 0; c < 4; c++)
                 [[unroll]] for (int i = 0; i < KEYS; i++) {
-                    float t = subgroupShuffle(part[d / PLANES][c], uint(d % PLANES * KEYS + i));
+                    float t = subgroupShuffle(part[c], uint(d % PLANES * KEYS + i));
                     [[unroll]] for (int f = 0; f < FRAGS; f++) s[i * FRAGS + f] += q[f * D4 + d][c] * t;
                 }
+        }
         [[unroll]] for (int f = 0; f < FRAGS; f++) {
-            float higher = top[f];
-            [[unroll]] for (int i = 0; i < KEYS; i++) {
-                s[i * FRAGS + f] = key + i < p.keys ? s[i * FRAGS + f] : -1e30;
-                higher = max(higher, s[i * FRAGS + f]);
-            }
-            fade[f] = exp2(top[f] - higher);
+            precise float higher = top[f]; // precise: NIR would make it a max(), which costs eight instructions for NaN's sake
+            [[unroll]] for (int i = 0; i < KEYS; i++) higher = s[i * FRAGS + f] > higher ? s[i * FRAGS + f] : higher;
+            fade[f] = power(top[f] - higher);
             top[f] = higher;
             sum[f] *= fade[f];
             [[unroll]] for (int i = 0; i < KEYS; i++) {
-                s[i * FRAGS + f] = exp2(s[i * FRAGS + f] - higher);
+                s[i * FRAGS + f] = power(s[i * FRAGS + f] - higher);
                 sum[f] += s[i * FRAGS + f];
             }
         }
-        [[unroll]] for (int l = 0; l < LOADS; l++)
-            part[l] = imageLoad(T2, v_at + min(l * PLANES + lane / KEYS, D4 - 1) * p.v_stride + mine);
-        [[unroll]] for (int d = 0; d < D4; d++)
-            [[unroll]] for (int c = 0; c < 4; c++) {
-                [[unroll]] for (int f = 0; f < FRAGS; f++) o[f * D4 + d][c] *= fade[f];
-                [[unroll]] for (int i = 0; i < KEYS; i++) {
-                    float t = subgroupShuffle(part[d / PLANES][c], uint(d % PLANES * KEYS + i));
-                    [[unroll]] for (int f = 0; f < FRAGS; f++) o[f * D4 + d][c] += s[i * FRAGS + f] * t;
+        // A loop of one round: LLVM schedules within a basic block, and would mix the two halves until registers run out.
+        do {
+            [[unroll]] for (int d = 0; d < D4; d++) {
+                if (d % PLANES == 0) part = imageLoad(T2, v_at + min(d + lane / KEYS, D4 - 1) * p.v_stride + mine);
+                [[unroll]] for (int c = 0; c < 4; c++) {
+                    [[unroll]] for (int f = 0; f < FRAGS; f++) o[f * D4 + d][c] *= fade[f];
+                    [[unroll]] for (int i = 0; i < KEYS; i++) {
+                        float t = subgroupShuffle(part[c], uint(d % PLANES * KEYS + i));
+                        [[unroll]] for (int f = 0; f < FRAGS; f++) o[f * D4 + d][c] += s[i * FRAGS + f] * t;
+                    }
                 }
             }
+        } while (again);
     }
     [[unroll]] for (int f = 0; f < FRAGS; f++) {
         [[unroll]] for (int d = 0; d < D4; d++)
