@@ -193,7 +193,7 @@ void cpu_attention_emit(struct emit *e) {
 }
 
 /* --- forward in one pass: heads narrow enough for the loop's code to stay in the instruction cache ----- */
-enum { FLASH_KEYS = 65000 }; /* lavapipe leaves loops after 65535 rounds of an invocation, inner ones counted; two per two keys */
+enum { FLASH_KEYS = 65000 }; /* lavapipe leaves loops after 65535 rounds, inner ones counted; here two for two keys or three */
 bool cpu_flash_fits(const struct kernel_query *q) {
     struct shape keys = graph_shape(q->g, q->node->in[1]);
     int width = graph_shape(q->g, q->node->in[0]).c / q->node->attr.attn.heads;
