@@ -130,7 +130,7 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     const float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
         int time = p->distill.method == DISTILL_LCM
-                       ? train_distill_time(t)
+                       ? train_distill_time(t, b, real)
                        : p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
         train_loss_place(t, b, time, b < real ? real * accumulate : 0);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);

@@ -86,9 +86,10 @@ bool train_distill_open(struct trainer *t, struct error *err) {
 
 void train_distill_close(struct trainer *t) { denoiser_destroy(&t->distill.teacher); }
 
-int train_distill_time(struct trainer *t) {
+int train_distill_time(struct trainer *t, int b, int n) {
     const struct distill_params *d = &t->params.distill;
-    return distill_grid_time(d, (int)rng_randint(&t->rng, (uint32_t)distill_grid_size(d, t->schedule)));
+    uint64_t part = 1 << 24, in_part = rng_randint(&t->rng, (uint32_t)part), size = (uint64_t)distill_grid_size(d, t->schedule);
+    return distill_grid_time(d, (int)(((uint64_t)(b % n) * part + in_part) * size / ((uint64_t)n * part)));
 }
 
 void train_distill_draw(struct trainer *t) {

@@ -149,7 +149,7 @@ bool train_distill_plan(struct trainer *t, struct error *err); /* checks the opt
 bool train_distill_open(struct trainer *t, struct error *err);
 void train_distill_close(struct trainer *t);
 void train_distill_empty(struct trainer *t, const float *context, const float *pooled); /* of one picture; pooled NULL: zeros */
-int train_distill_time(struct trainer *t);
+int train_distill_time(struct trainer *t, int b, int n); /* of picture b of n: each draws from its own part of the times */
 void train_distill_draw(struct trainer *t); /* the batch's guidance */
 /* Fills target and loss of a batch whose noised pictures, times, conditions and guidance are there. */
 bool train_distill_place(struct trainer *t, struct error *err);
