@@ -174,8 +174,8 @@ def main():
     args = parser.parse_args()
     w = Work(args)
     w.folder.mkdir(parents=True, exist_ok=True)
-    lora = w.distilled(args.lora, "lcm.safetensors", "--method", "lcm", "--steps", 1000, "--batch", 8, "--rank", 16,
-                       "--skip", 50, "--huber-c", 0.1, "--ema", 0.98)
+    lora = w.distilled(args.lora, "lcm.safetensors", "--method", "lcm", "--steps", 250, "--batch", 8, "--rank", 8,
+                       "--skip", 50, "--huber-c", 0.1, "--ema", 0.95)
     student = w.distilled(args.one_pass, "one-pass.safetensors", "--method", "cfg", "--steps", 160, "--batch", 4, "--rank", 8)
     style_lora = args.style or w.run(w.folder / "outline.safetensors", "train", "--model", args.model, "--data", STYLE, "--config",
                                      m.ROOT / "assets/recipes/style.json")
