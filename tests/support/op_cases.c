@@ -185,6 +185,7 @@ const struct op_case op_cases[] = {
     {OP_ATTENTION, "2x160", {.attn = {2, 0.079f, 0}}, {T(1, 64, 320), T(1, 64, 320), T(1, 64, 320)}, .big = true},
     {OP_ATTENTION, "5x64", {.attn = {5, 0.125f, 0}}, {T(1, 130, 320), T(1, 130, 320), T(1, 130, 320)}, .big = true},
     {OP_ATTENTION, "1x512", {.attn = {1, 0.044f, 0}}, {T(1, 144, 512), T(1, 144, 512), T(1, 144, 512)}, .big = true},
+    {OP_ATTENTION, "98310 keys", {.attn = {1, 0.5f, 0}}, {T(1, 5, 4), T(1, 98310, 4), T(1, 98310, 4)}, .big = true},
     /* q, k, v, o, lse, g */
     {OP_ATTENTION_DX, "causal", {.attn = {4, 0.125f, 1}},
      {T(2, 77, 32), T(2, 77, 32), T(2, 77, 32), T(2, 77, 32), T(2, 77, 4), T(2, 77, 32)}},
