@@ -203,6 +203,17 @@ int64_t cpu_flash_scratch(const struct kernel_query *q) {
     struct plan p = make_plan(q);
     return stats_bytes(&p);
 }
+/* Whether the sums of the weights go anywhere: to a gradient, or out. Drawing has no use for them. */
+static bool sums_are_read(const struct kernel_query *q) {
+    int sums = q->node->out[1];
+    if (sums < 0 || q->g->values[sums].cls != VALUE_ACT) return sums >= 0;
+    for (int n = 0; n < q->g->n_nodes; n++)
+        for (int i = 0; i < q->g->nodes[n].n_in; i++) {
+            int in = q->g->nodes[n].in[i];
+            if (in == sums || (in >= 0 && q->g->values[in].view_of == sums)) return true;
+        }
+    return false;
+}
 void cpu_flash_emit(struct emit *e) {
     struct plan p = make_plan(&e->q);
     const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->out[0];
@@ -214,11 +225,13 @@ void cpu_flash_emit(struct emit *e) {
     };
     /* Measured: the most reuse whose code still fits. */
     int frags = p.head_planes <= 12 ? 4 : 3, keys = p.head_planes <= 12 ? 3 : 2;
-    struct dispatch d = {.shader = "attention_flash", .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys},
-                         .n_spec = 3, .push = &push, .push_bytes = sizeof push, .reads = {q, k, v}, .n_reads = 3,
+    uint32_t learns = sums_are_read(&e->q);
+    struct dispatch d = {.shader = "attention_flash", .n_spec = 4,
+                         .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys, learns},
+                         .push = &push, .push_bytes = sizeof push, .reads = {q, k, v}, .n_reads = 3,
                          .groups = {ceil_div(p.rows, frags * (int64_t)e->q.caps->subgroup), (uint32_t)p.heads, (uint32_t)p.n}};
     emit_dispatch(e, &d);
-    if (!e->out[1].address) return;
+    if (!learns) return;
     emit_barrier(e);
     emit_lse(e, &p, &stats);
 }

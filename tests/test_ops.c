@@ -34,6 +34,7 @@ enum mode {
     MODE_PLAIN,   /* guarded outputs, inputs from IO */
     MODE_FROZEN,  /* the weight is a slot of a frozen set: kernels may prepare it once */
     MODE_IN_PLACE, /* the input that the result may replace dies here */
+    MODE_FIRST,    /* nobody reads but the first result */
     MODE_HALF,     /* frozen weight in f16, int8, nf4 (graph/quant.h): the reference sees the decoded numbers */
     MODE_INT8,
     MODE_NF4,
@@ -137,7 +138,7 @@ static bool build(struct trial *t) {
     t->node = op_case_append(g, c, in);
     if (t->node < 0) return failed(t, "%s", g->error.text);
     for (int i = 0; i < GRAPH_MAX_OUT; i++) {
-        int v = t->result[i] = g->nodes[t->node].out[i];
+        int v = t->result[i] = t->mode == MODE_FIRST && i ? -1 : g->nodes[t->node].out[i];
         if (v < 0 || g->values[v].view_of >= 0) continue;
         if (t->mode == MODE_IN_PLACE)
             t->result[i] = graph_output(g, "result", v);
@@ -277,7 +278,7 @@ static bool run(struct trial *t, struct gpu_program **prog) {
             gpu_program_write(*prog, t->source[i], to_float(t, t->data[node->in[i]], shape_elems(t->c->in[i])));
     if (!gpu_program_run(*prog, &err)) return failed(t, "%s", err.text);
     for (int i = 0; i < node->n_out; i++) {
-        if (node->out[i] < 0) continue;
+        if (node->out[i] < 0 || (t->mode == MODE_FIRST && i)) continue;
         int64_t elems = shape_elems(graph_shape(t->g, node->out[i]));
         double *got = arena_alloc(t->a, (size_t)elems * sizeof *got);
         if (t->guarded[i]) {
@@ -305,7 +306,7 @@ static bool try_row(struct rig *rig, const struct op_case *c, const struct kerne
             ++*ran;
         }
     }
-    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", weight in f16", ", weight in int8",
+    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", first result alone", ", weight in f16", ", weight in int8",
                                              ", weight in nf4"};
     if (!ok) print_error("%s__%s, %s%s: %s\n", op_table[c->op].name, row->variant, c->name, modes[mode], t.why);
     gpu_program_destroy(&prog);
@@ -342,6 +343,7 @@ static void test_op(void **state) {
             if (has_weight(t->op)) bad += !try_row(t->rig, c, row, MODE_FROZEN, &ran);
             for (int m = MODE_HALF; m < MODES && row->decodes; m++) bad += !try_row(t->rig, c, row, (enum mode)m, &ran);
             if (in_place_case(c) && !c->big) bad += !try_row(t->rig, c, row, MODE_IN_PLACE, &ran);
+            if (c->op == OP_ATTENTION) bad += !try_row(t->rig, c, row, MODE_FIRST, &ran);
         }
         if (!ran) print_error("%s__%s accepts no case\n", op_table[t->op].name, row->variant), bad++;
     }
