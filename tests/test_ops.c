@@ -306,8 +306,8 @@ static bool try_row(struct rig *rig, const struct op_case *c, const struct kerne
             ++*ran;
         }
     }
-    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", first result alone", ", weight in f16", ", weight in int8",
-                                             ", weight in nf4"};
+    static const char *const modes[MODES] = {"", ", frozen weight", ", in place", ", first result alone",
+                                             ", weight in f16", ", weight in int8", ", weight in nf4"};
     if (!ok) print_error("%s__%s, %s%s: %s\n", op_table[c->op].name, row->variant, c->name, modes[mode], t.why);
     gpu_program_destroy(&prog);
     gpu_set_destroy(&t.weights_data);
