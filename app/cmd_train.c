@@ -62,7 +62,7 @@ static const struct option rows[] = {
     {"sample-prompt", OPTION_LIST, FIELD(sample_prompts), "TEXT",
      "drawn while training goes on; with kohya's options for this one: --n\n"
      "negative prompt, --w --h pixels, --d seed, --l guidance, --s steps, --ss sampler"},
-    {"sample-every", OPTION_INT, FIELD(sample_every), "N", "steps between sample sheets (none)", 0, 10000000},
+    {"sample-every", OPTION_INT, FIELD(sample_every), "N", "steps between sample sheets (only the last step's)", 0, 10000000},
     {"sample-steps", OPTION_INT, FIELD(sample_steps), "N", "sampling steps of the samples", 1, 1000},
     {"sample-cfg", OPTION_NUMBER, FIELD(sample_cfg), "X", "guidance of the samples", 0, 100},
     {"save-every", OPTION_INT, FIELD(save_every), "N", "steps between copies of the LoRA (none)", 0, 10000000},

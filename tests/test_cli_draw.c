@@ -135,7 +135,7 @@ static void samples_of_a_training(void **s) {
     for (int y = 0; y < one.h; y++)
         assert_memory_equal(sheet.rgb + ((sheet.h - margin - one.h + y) * sheet.w + margin) * 3, one.rgb + y * one.w * 3,
                             (size_t)one.w * 3);
-    CLI_OK(TRAIN "--out m.safetensors --sample-every 3 --sample-prompt 'cat --s 2' --sample-prompt 'cat --s 2 --w 64'");
+    CLI_OK(TRAIN "--out m.safetensors --sample-prompt 'cat --s 2' --sample-prompt 'cat --s 2 --w 64'");
     if (!image_load(cli.a, scratch_path("m-sample-000003.png"), 16, &sheet, &e)) fail_msg("%s", e.text);
     assert_true(sheet.w >= 2 * 64);
     static const char *const wrong[][2] = {

@@ -103,7 +103,8 @@ static bool periodic(struct trainer *t, struct error *err) {
         arena_destroy(&a);
         if (!ok) return false;
     }
-    if (p->sample_every && (t->step % p->sample_every == 0 || t->step == p->steps)) return train_samples_draw(t, err);
+    bool due = t->step == p->steps || (p->sample_every && t->step % p->sample_every == 0);
+    if (p->n_samples && due) return train_samples_draw(t, err);
     return true;
 }
 

@@ -60,7 +60,7 @@ static bool check_size(struct trainer *t, const struct generate_params *gp, stru
 }
 
 bool train_samples_plan(struct trainer *t, struct error *err) {
-    for (int i = 0; t->params.sample_every && i < t->params.n_samples; i++) {
+    for (int i = 0; i < t->params.n_samples; i++) {
         struct generate_params gp = params_of(t, &t->params.samples[i]);
         if (!check_size(t, &gp, err)) return false;
     }
