@@ -13,7 +13,7 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int D4 = 10;    // planes of a head
 layout(constant_id = 3) const int FRAGS = 3;
 layout(constant_id = 4) const int KEYS = 3;
-layout(constant_id = 5) const int LEARNS = 0; // a gradient follows, whose weights come of exp2: these must not differ
+layout(constant_id = 5) const int LEARNS = 0; // a gradient follows: exp2, with which that was measured nearer
 PUSH(push_flash)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
