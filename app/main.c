@@ -1,4 +1,5 @@
 /* atelier: commands, exit codes. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,6 +47,11 @@ static bool run(int argc, char **argv, struct error *e) {
     return unknown_command(argv[1], e);
 }
 
+/* Who reads the first lines alone, as `head` does, has what they asked for. */
+static bool printed(struct error *e) {
+    return !fflush(stdout) || errno == EPIPE || error_set(e, "Printing failed: is the disk full?");
+}
+
 int main(int argc, char **argv) {
     bool help = argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"));
     if (argc < 2 || help) {
@@ -53,9 +59,10 @@ int main(int argc, char **argv) {
         return argc < 2;
     }
     struct error e = {0};
+    os_process_prepare();
     os_interrupt_install();
     bool ok = run(argc, argv, &e);
-    if (ok && fflush(stdout)) ok = error_set(&e, "Printing failed: is the disk full?");
+    if (ok) ok = printed(&e);
     if (!ok) fprintf(stderr, "atelier: %s\n", e.text);
     return ok ? 0 : 1;
 }

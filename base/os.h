@@ -82,7 +82,10 @@ void os_wallclock(char out[OS_WALLCLOCK_BYTES]); /* UTC, "2026-01-31T09:05:00Z" 
 
 /* ---- Signals ---- */
 
-/* From now on the first SIGINT or SIGTERM only sets a flag; the second kills. */
+/* At the very start: stdin, stdout and stderr are open (on nothing, where they were closed: else a file of ours would get
+ * their number, and what is printed), and a reader who left or a limit on file sizes is a failed write, not the end. */
+bool os_process_prepare(void);
+/* From now on the first SIGINT, SIGTERM or SIGHUP (unless nohup ignores it) only sets a flag; the second kills. */
 bool os_interrupt_install(void);
 bool os_interrupted(void);
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/os.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,12 +40,24 @@ static void on_signal(int unused) {
     interrupted = 1;
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
+    signal(SIGHUP, SIG_DFL);
 }
 
 bool os_interrupt_install(void) {
-    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, hup;
     sigemptyset(&sa.sa_mask);
-    return sigaction(SIGINT, &sa, NULL) == 0 && sigaction(SIGTERM, &sa, NULL) == 0;
+    if (sigaction(SIGHUP, NULL, &hup) != 0) return false;
+    bool nohup = hup.sa_handler == SIG_IGN;
+    return sigaction(SIGINT, &sa, NULL) == 0 && sigaction(SIGTERM, &sa, NULL) == 0 &&
+           (nohup || sigaction(SIGHUP, &sa, NULL) == 0);
+}
+
+bool os_process_prepare(void) {
+    int fd;
+    do fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+    return fd >= 0 && signal(SIGPIPE, SIG_IGN) != SIG_ERR && signal(SIGXFSZ, SIG_IGN) != SIG_ERR;
 }
 
 bool os_interrupted(void) { return interrupted != 0; }

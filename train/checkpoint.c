@@ -187,13 +187,9 @@ static bool load_numbers(struct trainer *t, const struct st_file *f, struct erro
 bool train_state_load(struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
     const char *path = trainer_state_path(a, t->params.out);
-    bool ok;
-    if (!os_path_is_file(path)) ok = error_set(err, "There is nothing to resume: %s does not exist.", path);
-    else {
-        struct st_file *f = st_open(path, err);
-        ok = f && load_numbers(t, f, err) && load_banks(t, f, err);
-        st_close(&f);
-    }
+    struct st_file *f = st_open(path, err);
+    bool ok = f && load_numbers(t, f, err) && load_banks(t, f, err);
+    st_close(&f);
     arena_destroy(&a);
     return ok;
 }

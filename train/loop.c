@@ -103,9 +103,19 @@ static bool periodic(struct trainer *t, struct error *err) {
         arena_destroy(&a);
         if (!ok) return false;
     }
-    bool due = t->step == p->steps || (p->sample_every && t->step % p->sample_every == 0);
-    if (p->n_samples && due) return train_samples_draw(t, err);
     return true;
+}
+
+/* The sheet of the last step comes after the LoRA is saved. */
+static bool sheet_due(const struct trainer *t) {
+    const struct train_params *p = &t->params;
+    return p->n_samples && p->sample_every && t->step && t->step % p->sample_every == 0 && t->step < p->steps;
+}
+
+/* Ctrl-C while a sheet is drawn costs the sheet, not the run: --resume draws it first. */
+static bool draw_sheet(struct trainer *t, bool *stopped, struct error *err) {
+    *stopped = false;
+    return train_samples_draw(t, err) || (*stopped = os_interrupted());
 }
 
 static void measure_rate(struct trainer *t, struct train_report *r, double start, int first) {
@@ -118,15 +128,17 @@ static void measure_rate(struct trainer *t, struct train_report *r, double start
 bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *finished, struct error *err) {
     double start = os_now_seconds();
     int first = t->step, stop = t->params.stop_after ? first + t->params.stop_after : t->params.steps;
+    bool stopped = false;
     *finished = false;
+    if (t->params.resume && sheet_due(t) && !train_samples_drawn(t) && !draw_sheet(t, &stopped, err)) return false;
     while (t->step < t->params.steps) {
-        if (os_interrupted() || t->step >= stop) return train_state_save(t, err);
+        if (stopped || os_interrupted() || t->step >= stop) return train_state_save(t, err);
         struct train_report r = {0};
         if (!train_step(t, &r, err)) return false;
         measure_rate(t, &r, start, first);
         if (!log_step(t, &r, err)) return false;
         if (cb && cb->report) cb->report(cb->ctx, &r);
-        if (!periodic(t, err)) return false;
+        if (!periodic(t, err) || (sheet_due(t) && !draw_sheet(t, &stopped, err))) return false;
     }
     if (!train_lora_save(t, t->params.out, err) || !train_plot_draw(t, err)) return false;
     *finished = true;
@@ -134,6 +146,8 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
     struct error ignored;
     os_file_remove(trainer_state_path(a, t->params.out), &ignored); /* the run is over: nothing to resume */
     arena_destroy(&a);
+    if (t->params.n_samples && !draw_sheet(t, &stopped, err)) return false;
+    if (stopped) log_warn("stopped before the last sample sheet was drawn");
     return true;
 }
 

@@ -18,6 +18,18 @@ static const char *find_mask(struct arena *a, const char *folder, const char *pi
     return NULL;
 }
 
+bool train_masks_find(struct trainer *t, struct error *err) {
+    const struct dataset *own = &t->feeds[TRAIN_OWN].data;
+    struct arena *a = arena_create(NULL);
+    bool ok = true;
+    for (size_t i = 0; t->params.masks && ok && i < own->n; i++)
+        if (!find_mask(a, t->params.masks, own->samples[i].path))
+            ok = error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(own->samples[i].path),
+                           TEXT_SHOW(t->params.masks));
+    arena_destroy(&a);
+    return ok;
+}
+
 /* Means of the red channel over the pixels of each latent pixel. */
 static void average(const struct image *im, int lw, int lh, float *dst) {
     int f = im->w / lw;
@@ -57,8 +69,7 @@ bool train_mask_load(struct trainer *t, size_t picture, struct error *err) {
     struct image im;
     mask.path = find_mask(a, t->params.masks, s->path);
     bool ok = mask.path ? load(a, &mask, s, &t->places[picture].cut, &im, err)
-                        : error_set(err, "'%s' has no mask: put a picture of the same name into '%s'", TEXT_SHOW(s->path),
-                                    TEXT_SHOW(t->params.masks));
+                        : error_set(err, "'%s' has lost its mask since the run began", TEXT_SHOW(s->path));
     if (ok) average(&im, t->lw, t->lh, dst);
     if (ok && t->params.flip) {
         im = image_flip_horizontal(a, &im);

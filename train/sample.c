@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/os.h"
 #include "io/png.h"
 #include "io/prompt_file.h"
 #include "train/trainer_priv.h"
@@ -11,6 +12,13 @@ static const char *sheet_path(const struct trainer *t, struct arena *a) {
     const char *dot = strrchr(t->params.out, '.'), *slash = strrchr(t->params.out, '/');
     int stem = dot && (!slash || dot > slash) ? (int)(dot - t->params.out) : (int)strlen(t->params.out);
     return arena_printf(a, "%.*s-sample-%06d.png", stem, t->params.out, t->step);
+}
+
+bool train_samples_drawn(const struct trainer *t) {
+    struct arena *a = arena_create(NULL);
+    bool drawn = os_path_exists(sheet_path(t, a));
+    arena_destroy(&a);
+    return drawn;
 }
 
 /* The generator keeps the words' names from its first sheet; their vectors are new for each. */

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/os.h"
+#include "base/text.h"
 #include "train/recipe.h"
 #include "train/trainer_priv.h"
 
@@ -147,6 +148,16 @@ static bool can_write(const char *out, struct error *err) {
     return true;
 }
 
+/* Before pictures are read for nothing. */
+static bool can_resume(const struct trainer *t, struct error *err) {
+    struct arena *a = arena_create(NULL);
+    const char *path = t->params.resume ? trainer_state_path(a, t->params.out) : NULL;
+    bool ok = !path || os_path_is_file(path) ||
+              error_set(err, "There is nothing to resume: %s does not exist.", TEXT_SHOW(path));
+    arena_destroy(&a);
+    return ok;
+}
+
 static bool prepare_recipe(struct trainer *t, struct error *err) {
     const struct recipe *r = t->params.recipe ? recipe_find(t->params.recipe, err) : NULL;
     if (t->params.recipe && !r) return false;
@@ -172,7 +183,9 @@ static struct trainer *plan_run(struct engine *e, const struct train_params *giv
     t->params.schedule.early = o && o->constant_schedule;
     rng_seed(&t->rng, p->seed);
     rng_seed(&t->dice, p->seed ^ 0x80000000u);
-    if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_buckets_plan(t, err)) goto fail;
+    if (!check_params(p, err) || !choose_size(t, err) || (p->data && !scan(t, err)) || !train_masks_find(t, err) ||
+        !can_resume(t, err) || !train_buckets_plan(t, err))
+        goto fail;
     if (!(t->schedule = schedule_create(&e->model->schedule, err)) || !check_times(t, err)) goto fail;
     choose_loss_scale(t);
     if (!train_adapter_create(t, err) || !train_distill_plan(t, err) || !train_tapes_build(t, err) ||

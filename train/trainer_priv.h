@@ -157,8 +157,7 @@ bool train_distill_place(struct trainer *t, struct error *err);
 bool train_prior_on(const struct train_params *p);
 /* Those in the class's folder, and behind them those still to be drawn; settles params.class_data; from the trainer. */
 bool train_prior_scan(struct trainer *t, struct dataset *out, struct error *err);
-/* Draws what is missing, with the model as it is. */
-bool train_prior_draw(struct trainer *t, struct error *err);
+bool train_prior_draw(struct trainer *t, struct error *err); /* what is missing, with the model as it is */
 /* Batches that add up to one step. */
 static inline int train_batches_per_step(const struct trainer *t) { return t->params.accumulate * t->n_feeds; }
 /* size.c */
@@ -183,9 +182,9 @@ float train_ema_decay(float most, int k);
 /* settings.c: every setting as metadata, in a fixed order. What changes here makes another run. */
 struct metadata_pair;
 int train_settings(const struct train_params *p, struct arena *a, const struct metadata_pair **out);
-/* plot.c */
-bool train_plot_draw(struct trainer *t, struct error *err);
+bool train_plot_draw(struct trainer *t, struct error *err); /* plot.c */
 /* mask.c */
+bool train_masks_find(struct trainer *t, struct error *err); /* whether every picture has one, before anything is read */
 bool train_mask_load(struct trainer *t, size_t picture, struct error *err);
 /* The mask that begins at this latent pixel for slot b; -1: everything counts. For squared errors its root, also over the
  * slot's target. */
@@ -198,3 +197,4 @@ bool train_lora_save(struct trainer *t, const char *path, struct error *err);
 /* sample.c */
 bool train_samples_plan(struct trainer *t, struct error *err); /* whether they can be drawn, before the first step */
 bool train_samples_draw(struct trainer *t, struct error *err);
+bool train_samples_drawn(const struct trainer *t); /* whether this step's sheet is there */
