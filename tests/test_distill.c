@@ -74,6 +74,31 @@ static void test_solver(void **state) {
     assert_true(with[0] == 3 && with[1] == -2);
 }
 
+/* Times are independent evenly spread draws from n equal parts of the grid, one per picture: of 50 times and four pictures the
+ * second draws the 13th by half as often as the 14th to 25th, and the first the other half. */
+static void test_times(void **state) {
+    enum { GRID = 50, DRAWS = 20000, MOST = 5 };
+    struct trainer t = {.schedule = schedule_of(SCHEDULE_PREDICT_EPSILON)};
+    t.params.distill = (struct distill_params){.method = DISTILL_LCM, .skip = 20};
+    rng_seed(&t.rng, 3);
+    for (int n = 1; n <= MOST; n++)
+        for (int b = 0; b < n; b++) {
+            int seen[GRID] = {0};
+            for (int i = 0; i < DRAWS; i++) {
+                int time = train_distill_time(&t, b, n);
+                assert_true(time > 0 && time < 1000 && time % 20 == 19);
+                seen[time / 20]++;
+            }
+            double low = (double)GRID * b / n, high = (double)GRID * (b + 1) / n;
+            for (int k = 0; k < GRID; k++) { /* the share of the picture's part that is this time's */
+                double share = fmax(0, fmin(high, k + 1) - fmax(low, k)) / (high - low), want = DRAWS * share;
+                if (!(fabs(seen[k] - want) <= 5 * sqrt(want * (1 - share)) + 1e-6))
+                    fail_msg("time %d of picture %d of %d: %d draws, not %.1f", k, b, n, seen[k], want);
+            }
+        }
+    schedule_destroy(&t.schedule);
+}
+
 /* ---- Beside torch ---- */
 
 static struct st_file *golden;
@@ -169,6 +194,67 @@ static void test_resume(void **state) {
     }
 }
 
+static float *bank_read(struct arena *a, struct gpu_set *set, size_t *bytes) {
+    struct error e = {{0}};
+    *bytes = (size_t)gpu_set_chunk_bytes(set, 0);
+    float *data = arena_alloc(a, *bytes);
+    assert_true(gpu_set_read_raw(set, 0, data, &e));
+    return data;
+}
+
+/* The target is asked of the average: with the average in the place of the weights it stays, with the weights in the place
+ * of the average it does not. */
+static void test_average(void **state) {
+    struct error e = {{0}};
+    struct arena *a = arena_create(NULL);
+    struct train_params p = params("average", DISTILL_LCM);
+    p.ema = 0.999f;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    bool finished;
+    t->params.stop_after = RUNS_STEPS - 1;
+    if (!trainer_run(t, NULL, &finished, &e) || !train_batch_draw(t, 1, &e)) fail_msg("%s", e.text);
+    size_t bytes, n = (size_t)(t->params.batch * t->lw * t->lh * t->channels) * sizeof(float);
+    float *weights = bank_read(a, t->adapter->data, &bytes), *average = bank_read(a, t->ema, &bytes);
+    assert_int_equal(t->adapter->stack->set->n_chunks, 1);
+    assert_true(memcmp(weights, average, bytes));
+    float *target = memcpy(arena_alloc(a, n), t->batch_target, n);
+    assert_true(gpu_set_write_raw(t->adapter->data, 0, average, &e) && train_distill_place(t, &e));
+    assert_memory_equal(t->batch_target, target, n);
+    assert_true(gpu_set_write_raw(t->ema, 0, weights, &e) && train_distill_place(t, &e));
+    assert_memory_not_equal(t->batch_target, target, n);
+    trainer_destroy(&t);
+    arena_destroy(&a);
+}
+
+/* What the teacher is told where it is told nothing: an empty caption as the text encoder reads it, but zeros with SDXL. */
+static void test_empty(void **state) {
+    static const char *const names[] = {"mini-sd1", "mini-sdxl"};
+    for (int k = 0; k < 2; k++) {
+        struct error e = {{0}};
+        struct engine *engine = session_open(names[k], session_default());
+        struct train_params p = params(names[k], DISTILL_CFG);
+        struct trainer *t = trainer_create(engine, &p, false, &e);
+        if (!t) fail_msg("%s", e.text);
+        size_t each = (size_t)t->tokens * (size_t)t->width, n_pooled = (size_t)model_pooled_dim(engine->model);
+        struct arena *a = arena_create(NULL);
+        float *want = arena_alloc_n(a, each, sizeof *want), *pooled = arena_alloc_n(a, n_pooled + 1, sizeof *pooled);
+        struct text_params tp = {0};
+        int32_t *ids[MODEL_MAX_TEXTS] = {0};
+        for (int i = 0; i < engine->model->n_texts; i++) {
+            struct tokenizer_cut cut;
+            train_words_encode(t, i, "", ids[i] = arena_alloc_n(a, (size_t)t->tokens, sizeof *ids[i]), &cut);
+        }
+        if (k == 0 && !engine_encode_text(engine, (const int32_t *const *)ids, 1, &tp, want, pooled, &e))
+            fail_msg("%s", e.text);
+        assert_int_equal(engine->model->zeros_for_empty, k);
+        for (int b = 0; b < p.batch; b++) assert_memory_equal(t->distill.empty + (size_t)b * each, want, each * sizeof *want);
+        assert_memory_equal(t->distill.empty_pooled, pooled, n_pooled * sizeof *pooled);
+        trainer_destroy(&t);
+        session_close(&engine);
+        arena_destroy(&a);
+    }
+}
+
 /* The plan counts what the run takes. */
 static void test_memory(void **state) {
     struct error e = {{0}};
@@ -205,8 +291,10 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_solver),    cmocka_unit_test(test_torch),
-                                       cmocka_unit_test(test_gpu_class), cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_memory),    cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_solver),    cmocka_unit_test(test_times),
+                                       cmocka_unit_test(test_torch),     cmocka_unit_test(test_average),
+                                       cmocka_unit_test(test_gpu_class), cmocka_unit_test(test_empty),
+                                       cmocka_unit_test(test_resume),    cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }
