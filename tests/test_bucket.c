@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-#include "train/bucket.h"
+#include "base/arena.h"
+#include "train/trainer_priv.h"
 
 static int list_of(int resolution, int min, int max, int step, struct bucket_size *out) {
     struct error e = {{0}};
@@ -83,6 +84,34 @@ static void test_epoch(void **state) {
     assert_memory_not_equal(pictures, again, sizeof pictures);
 }
 
+/* Every epoch has an order of its own, torch.randperm's of the generator seeded with seed + epoch; the feed's pictures begin
+ * behind another's. The orders are torch's. */
+static void test_epochs(void **state) {
+    static const uint32_t plain[3][6] = {{4, 2, 2, 4, 3, 4}, {4, 4, 2, 3, 4, 2}, {4, 2, 2, 4, 3, 4}},
+                          bucketed[3][6] = {{3, 5, 5, 2, 2, 4}, {3, 5, 5, 2, 4, 2}, {5, 3, 5, 2, 4, 2}};
+    static const struct bucket_batch batches[3][4] = {{{1, 5, 1}, {0, 2, 1}, {0, 0, 2}, {1, 3, 2}},
+                                                      {{0, 2, 1}, {1, 3, 2}, {0, 0, 2}, {1, 5, 1}},
+                                                      {{1, 3, 2}, {1, 5, 1}, {0, 2, 1}, {0, 0, 2}}};
+    struct train_place places[6] = {[2] = {.bucket = 1}, [4] = {.bucket = 1}};
+    struct dataset_sample three[] = {{.repeats = 2}, {.repeats = 1}, {.repeats = 3}},
+                          four[] = {{.repeats = 2}, {.repeats = 1}, {.repeats = 1}, {.repeats = 2}};
+    struct trainer t = {.arena = arena_create(NULL), .places = places, .n_buckets = 2};
+    t.params.seed = 7, t.params.batch = 2;
+    for (int on = 0; on < 2; on++) {
+        struct train_feed f = {.data = {.samples = on ? four : three, .n = on ? 4 : 3, .n_per_epoch = 6}, .first = 2};
+        t.params.buckets.on = on;
+        for (f.epoch = 0; f.epoch < 3; f.epoch++) {
+            train_epoch_shuffle(&t, &f);
+            assert_memory_equal(f.order, on ? bucketed[f.epoch] : plain[f.epoch], sizeof plain[0]);
+            assert_int_equal(f.order_at, 0);
+            if (!on) continue;
+            assert_int_equal(f.n_batches, 4);
+            assert_memory_equal(f.batches, batches[f.epoch], sizeof batches[0]);
+        }
+    }
+    arena_destroy(&t.arena);
+}
+
 static void test_refused(void **state) {
     struct error e = {{0}};
     struct bucket_params p = {.min = 256};
@@ -99,6 +128,6 @@ static void test_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_lists), cmocka_unit_test(test_choices),
                                        cmocka_unit_test(test_no_upscale), cmocka_unit_test(test_epoch),
-                                       cmocka_unit_test(test_refused)};
+                                       cmocka_unit_test(test_epochs), cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
