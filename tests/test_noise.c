@@ -84,6 +84,23 @@ static void test_plain(void **state) {
     assert_memory_equal(&rng, &before, sizeof rng);
 }
 
+/* An adaptive part that would take more away than there is leaves no offset (kohya clamps to 0): channels' means of 0.5 and
+ * -0.01 at 0.1 - 1 * |mean| give none and 0.09. */
+static void test_adaptive_is_not_negative(void **state) {
+    struct noise_params p = {.offset = 0.1f, .offset_adaptive = -1};
+    float noise[8] = {0}, shift[2];
+    const float latents[8] = {0.5f, -0.01f, 0.5f, -0.01f, 0.5f, -0.01f, 0.5f, -0.01f};
+    struct rng rng, same;
+    rng_seed(&rng, 4);
+    same = rng;
+    noise_shape(&p, &rng, noise, latents, &(struct noise_size){1, 2, 2, 2}, NULL);
+    rng_randn(&same, shift, 2);
+    for (int i = 0; i < 4; i++) {
+        assert_true(noise[2 * i] == 0);
+        assert_float_equal(noise[2 * i + 1], 0.09 * (double)shift[1], 1e-7);
+    }
+}
+
 static void test_refused(void **state) {
     static const struct {
         struct noise_params p;
@@ -108,6 +125,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_torch),
         cmocka_unit_test(test_plain),
+        cmocka_unit_test(test_adaptive_is_not_negative),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

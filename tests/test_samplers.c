@@ -1,4 +1,5 @@
 /* Sampler trajectories against diffusers (tests/data/samplers.json, made by tests/reference/make_samplers.py). */
+#include "base/philox.h"
 #include "diffusion/guidance.h"
 #include "diffusion/sampler.h"
 #include "diffusion/schedule.h"
@@ -175,6 +176,86 @@ static void test_generator_per_image(void **state) {
     schedule_destroy(&schedule);
 }
 
+/* Runs a sampler over a schedule; x at the end into out, its times into times, its steps into steps. Returns the calls. */
+static int run_plain(const char *name, const struct schedule_params *p, const struct sampler_params *given, float *out,
+                     float *times, int *steps) {
+    struct error e;
+    struct schedule *schedule = schedule_create(p, &e);
+    struct noise_stream noise;
+    noise_stream_seed(&noise, NOISE_TORCH, 5);
+    struct sampler_params sp = *given;
+    sp.schedule = schedule, sp.n_images = N_IMAGES, sp.image_floats = IMAGE, sp.noises = &noise, sp.n_noises = 1;
+    struct sampler *s = sampler_create(name, &sp, &e);
+    if (!s) fail_msg("%s: %s", name, e.text);
+    sampler_start(s);
+    int calls = 0;
+    for (struct sampler_request q; sampler_next(s, &q); calls++) {
+        assert_int_equal(q.n_steps, sp.n_steps);
+        times[calls] = q.t, steps[calls] = q.step;
+        model(q.x, q.t, out);
+        sampler_feed(s, out);
+    }
+    memcpy(out, sampler_x(s), N * sizeof *out);
+    sampler_destroy(&s);
+    schedule_destroy(&schedule);
+    return calls;
+}
+
+/* What a step draws with is looked up by its number: every call says which of the n steps it belongs to, in order, also where
+ * a step takes two calls. */
+static void test_steps_are_counted(void **state) {
+    enum { STEPS = 6 };
+    struct sampler_params sp = {.n_steps = STEPS};
+    float out[N], times[2 * STEPS];
+    int steps[2 * STEPS];
+    for (size_t k = 0; sampler_name(k); k++) {
+        int calls = run_plain(sampler_name(k), &(struct schedule_params){0}, &sp, out, times, steps);
+        assert_true(calls >= STEPS && calls < 2 * STEPS);
+        assert_int_equal(steps[0], 0);
+        assert_int_equal(steps[calls - 1], STEPS - 1);
+        for (int i = 1; i < calls; i++) assert_true(steps[i] == steps[i - 1] || steps[i] == steps[i - 1] + 1);
+    }
+    static const int pndm[] = {0, 1, 1, 2, 3, 4, 5}; /* the second step takes two calls, at one time */
+    assert_int_equal(run_plain("pndm", &(struct schedule_params){0}, &sp, out, times, steps), STEPS + 1);
+    assert_memory_equal(steps, pndm, sizeof pndm);
+    assert_true(times[1] == times[2]);
+}
+
+/* A model's config may ask for a list of sigmas; diffusers' classes without that setting do not see it. */
+static void test_config_sigmas(void **state) {
+    static const char *const deaf[] = {"ddim", "ddpm", "pndm", "euler-a", "lcm", "tcd"};
+    struct sampler_params sp = {.n_steps = 6};
+    float plain[N], out[N], times[2][12];
+    int steps[12];
+    for (size_t k = 0; k < sizeof deaf / sizeof *deaf; k++) {
+        int calls = run_plain(deaf[k], &(struct schedule_params){0}, &sp, plain, times[0], steps);
+        run_plain(deaf[k], &(struct schedule_params){.sigmas = SCHEDULE_SIGMAS_KARRAS}, &sp, out, times[1], steps);
+        assert_memory_equal(times[0], times[1], (size_t)calls * sizeof(float));
+        assert_memory_equal(plain, out, sizeof out);
+    }
+}
+
+/* As many steps as times, with the offset of Stable Diffusion's schedulers: the first would lie one past the last time. */
+static void test_every_time(void **state) {
+    struct sampler_params sp = {.n_steps = 50};
+    float out[N], times[100];
+    int steps[100];
+    run_plain("ddim", &(struct schedule_params){.n_train = 50, .steps_offset = 1}, &sp, out, times, steps);
+    assert_true(times[0] == 49 && times[1] == 49 && times[2] == 48 && times[49] == 1);
+}
+
+/* Without noise the stochastic 2M is 2M; its last step has an infinite length. */
+static void test_sde_without_noise(void **state) {
+    struct schedule_params p = {0};
+    struct sampler_params sp = {.n_steps = 8}, still = {.n_steps = 8, .has_eta = true, .eta = 0};
+    float want[N], out[N], times[16];
+    int steps[16];
+    run_plain("dpmpp-2m", &p, &sp, want, times, steps);
+    run_plain("dpmpp-2m-sde", &p, &still, out, times, steps);
+    for (int i = 0; i < N; i++)
+        if (!(fabsf(out[i] - want[i]) <= 1e-5f)) fail_msg("%d: %g, not %g", i, (double)out[i], (double)want[i]);
+}
+
 static void expect_refusal(struct schedule_params p, const char *name, int n_steps, const char *word) {
     struct error e = {0};
     struct schedule *schedule = schedule_create(&p, &e);
@@ -227,13 +308,33 @@ static void test_guidance(void **state) {
     guidance_rescale(out, c, 1, 4, 0.7f);
     for (int i = 0; i < 4; i++)
         assert_float_equal(out[i], want[i] * (0.7f * 3.4034296f / 8.3016064f + 0.3f), 1e-5);
+    const float flat[4] = {2, 2, 2, 2}; /* nothing to bring to the other's spread */
+    guidance_rescale(memcpy(out, flat, sizeof out), c, 1, 4, 0.7f);
+    assert_memory_equal(out, flat, sizeof flat);
+}
+
+/* Every draw of a picture is another one, from whichever generator; only torch's own generators keep a state for it. */
+static void test_noise_goes_on(void **state) {
+    for (enum noise_source source = NOISE_TORCH; source <= NOISE_PHILOX; source++) {
+        struct noise_stream s;
+        float first[16], second[16], want[16];
+        noise_stream_seed(&s, source, 9);
+        noise_stream_draw(&s, first, 16);
+        noise_stream_draw(&s, second, 16);
+        for (int i = 0; i < 16; i++) assert_true(first[i] != second[i]);
+        if (source != NOISE_PHILOX) continue;
+        philox_randn(9, 1, want, 16);
+        assert_memory_equal(second, want, sizeof want);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trajectories), cmocka_unit_test(test_generator_per_image),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_names),
-        cmocka_unit_test(test_guidance),
+        cmocka_unit_test(test_trajectories),      cmocka_unit_test(test_generator_per_image),
+        cmocka_unit_test(test_steps_are_counted), cmocka_unit_test(test_config_sigmas),
+        cmocka_unit_test(test_every_time),        cmocka_unit_test(test_sde_without_noise),
+        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_names),
+        cmocka_unit_test(test_guidance),          cmocka_unit_test(test_noise_goes_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

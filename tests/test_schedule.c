@@ -197,6 +197,9 @@ static void test_targets(void **state) {
         expect_near(target_weight(s, TARGET_WEIGHT_MIN_SNR, 500, 5), min_snr[prediction], 1e-5);
         expect_near(target_weight(s, TARGET_WEIGHT_MIN_SNR, 500, 0.1f), capped[prediction], 1e-5);
         expect_near(target_weight(s, TARGET_WEIGHT_DEBIASED, 500, 5), debiased[prediction], 1e-5);
+        /* At time 0 the ratio is 0.99915/0.00085 = 1175; kohya counts at most 1000. */
+        double first = prediction == SCHEDULE_PREDICT_V ? 0.00085 : 1 / sqrt(1000);
+        expect_near(target_weight(s, TARGET_WEIGHT_DEBIASED, 0, 5), first, 1e-4);
         schedule_destroy(&s);
     }
     enum target_weighting kind;
