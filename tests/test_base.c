@@ -84,6 +84,9 @@ static void halves_round_trip(void **s) {
     }
     assert_int_equal(half_from_float(65519.99f), 0x7BFF);
     assert_int_equal(half_from_float(65520.0f), 0x7C00);
+    assert_int_equal(half_from_float(0x1.002p0f), 0x3C00);   /* ties of larger numbers, to the even neighbour below */
+    assert_int_equal(half_from_float(0x1.006p0f), 0x3C02);   /* and above */
+    assert_int_equal(half_from_float(-0x1.ffep10f), 0xE800); /* into the next power of two */
     assert_int_equal(half_from_float(0x1p-25f), 0);          /* tie to even zero */
     assert_int_equal(half_from_float(0x1.000002p-25f), 1);
     assert_int_equal(half_from_float(-0x1.8p-24f), 0x8002);  /* tie to even two */

@@ -130,6 +130,10 @@ static void cover_keeps_the_middle(void **s) {
     out = image_resize_cover(a, &sliver, 64, 64);
     assert_int_equal(out.w, 64);
     assert_int_equal(out.h, 64);
+    memset(sliver.rgb, 0, 10000 * 2 * 3); /* all that is seen of it: the two pixels in the middle */
+    for (int y = 0; y < 2; y++) memset(sliver.rgb + 3 * (y * 10000 + 4999), 255, 6);
+    out = image_resize_cover(a, &sliver, 64, 64);
+    for (int i = 0; i < 64 * 64 * 3; i++) assert_int_equal(out.rgb[i], 255);
 }
 
 /* ---- Decoding ---- */
@@ -165,6 +169,9 @@ static void alpha_lands_on_white(void **s) {
     assert_memory_equal(im.rgb, want, 6); /* fully transparent and opaque: exact */
     for (size_t cut = 0; cut < n; cut++) assert_false(decode(webp, cut, &im, &e));
     WebPFree(webp);
+    b = png_row(2, 2, (uint8_t[]){30, 99, 99, 99}); /* 30 * 99/255 + 255 * 156/255 = 167.65, of 99 194.44 */
+    assert_true(decode(b->data, b->n, &im, &e));
+    assert_memory_equal(im.rgb, ((uint8_t[]){168, 168, 168, 194, 194, 194}), 6);
     uint8_t grey[4] = {7, 255, 100, 0};
     b = png_row(2, 2, grey);
     assert_true(decode(b->data, b->n, &im, &e));
@@ -191,11 +198,59 @@ static void orientation_is_applied(void **s) {
             assert_int_equal(im.w, o >= 5 ? 32 : 48);
             assert_string_equal(growth(&im, 0), red[o]);
             assert_string_equal(growth(&im, 1), green[o]);
+            int w, h;
+            assert_true(image_probe(scratch_write("o.jpg", j->data, j->n), &w, &h, &e));
+            assert_true(w == im.w && h == im.h);
         }
     struct image im;
     struct bytes *j = jpeg_with_orientation(false, 99, false); /* nonsense counts as upright */
     assert_true(decode(j->data, j->n, &im, &e) && im.w == 48);
     for (size_t n = 0; n < j->n; n++) assert_false(decode(j->data, n, &im, &e));
+}
+
+static void collect_le32(struct bytes *b, uint32_t v) {
+    collect(b, (uint8_t[]){(uint8_t)v, (uint8_t)(v >> 8), (uint8_t)(v >> 16), (uint8_t)(v >> 24)}, 4);
+}
+
+static void collect_riff(struct bytes *b, const char *type, const void *data, size_t n) {
+    collect(b, type, 4);
+    collect_le32(b, (uint32_t)n);
+    collect(b, data, n);
+    if (n & 1) collect(b, "", 1);
+}
+
+/* EXIF of a PNG and of a WebP, there behind a chunk of odd length: with JPEG's prefix and, as their standards say, without.
+ * Orientation 6 is a quarter turn clockwise: the stored left column, from below, is the top row. */
+static void exif_of_others(void **s) {
+    static const uint8_t exif[] = {'E', 'x', 'i', 'f', 0, 0, 'M', 'M', 0, 42, 0, 0, 0, 8, 0, 1,
+                                   1,   0x12, 0, 3, 0, 0, 0,   1,   0, 6,  0, 0, 0, 0, 0, 0};
+    struct error e = {0};
+    struct image im = pattern(6, 4), out;
+    uint8_t *png, *webp = NULL;
+    size_t n, n_webp = WebPEncodeLosslessRGB(im.rgb, 6, 4, 18, &webp);
+    assert_true(png_encode(a, &im, NULL, 0, &png, &n, &e));
+    for (int i = 0; i < 4; i++) {
+        const uint8_t *data = exif + (i & 1 ? 6 : 0);
+        size_t bytes = sizeof exif - (i & 1 ? 6 : 0);
+        struct bytes *b = arena_alloc(a, sizeof *b);
+        if (i < 2) {
+            collect(b, png, 33);
+            collect_chunk(b, "eXIf", data, bytes);
+            collect(b, png + 33, n - 33);
+        } else {
+            collect(b, "RIFF\0\0\0\0WEBP", 12);
+            collect_riff(b, "VP8X", "\x0c\0\0\0\5\0\0\3\0\0", 10); /* has EXIF and XMP; 6 x 4 */
+            collect_riff(b, "VP8L", webp + 20, n_webp - 20);
+            collect_riff(b, "XMP ", "<x/>!", 5);
+            collect_riff(b, "EXIF", data, bytes);
+            for (int k = 0; k < 4; k++) b->data[4 + k] = (uint8_t)((b->n - 8) >> (8 * k));
+        }
+        if (!decode(b->data, b->n, &out, &e)) fail_msg("%d: %s", i, e.text);
+        assert_true(out.w == 4 && out.h == 6);
+        for (int x = 0; x < 4; x++) assert_memory_equal(out.rgb + 3 * x, im.rgb + 3 * (3 - x) * 6, 3);
+        for (int y = 0; y < 6; y++) assert_memory_equal(out.rgb + 3 * 4 * y, im.rgb + 3 * (3 * 6 + y), 3);
+    }
+    WebPFree(webp);
 }
 
 static void limits(void **s) {
@@ -365,6 +420,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         TEST(resize_equals_pillow),         TEST(cover_keeps_the_middle),     TEST(png_round_trip),
         TEST(alpha_lands_on_white),         TEST(orientation_is_applied),     TEST(limits),
+        TEST(exif_of_others),
         TEST(pixels_must_match_the_header), TEST(huffman_counts_are_checked), TEST(damage_stays_harmless),
         TEST(texts_round_trip),             TEST(hostile_texts),              TEST(grid_places_cells),
     };

@@ -135,6 +135,15 @@ static void test_normal_f16(void **state) {
     rng_randn_f16_torch1(&r, old, 16);
     const float first[4] = {-0.90087891f, 0.48120117f, 1.19824219f, 0.90527344f};
     for (int i = 0; i < 4; i++) assert_float_equal(old[i], first[i], 1e-8);
+    /* Of 20 numbers torch 1 draws the last 4 and then 16 anew over the tail; what is drawn next comes behind all 36. */
+    float odd[20], behind[36], next[2];
+    rng_seed(&r, 3);
+    rng_randn_f16_torch1(&r, odd, 20);
+    rng_rand(&r, next, 1);
+    rng_seed(&r, 3);
+    rng_rand(&r, behind, 36);
+    rng_rand(&r, next + 1, 1);
+    assert_true(next[0] == next[1]);
 }
 
 /* The values that A1111's software generator and CUDA give for seed 0. */
