@@ -13,7 +13,13 @@ enum { MAX_RUNS = 2000 };
 
 double bench_op_flops(const struct bench_op *op) {
     double a = op->size[0], b = op->size[1], c = op->size[2];
-    return op->kind == BENCH_GEMM ? 2 * a * b * c : op->kind == BENCH_CONV ? 18 * a * a * b * b : 4 * a * b * b * c;
+    switch (op->kind) {
+    case BENCH_GEMM: return 2 * a * b * c;
+    case BENCH_CONV: return 18 * a * a * b * b;
+    case BENCH_ATTENTION: return 4 * a * b * b * c;
+    case BENCH_ATTENTION_DX: return 10 * a * b * b * c;
+    }
+    return 0;
 }
 
 static uint32_t next_random(uint32_t *s) { return *s = *s * 1664525u + 1013904223u; }
@@ -47,6 +53,19 @@ bool bench_fill_random(struct gpu_set *data, const struct tensor_set *set, struc
     return ok;
 }
 
+/* The gradients to q, k and v; what the forward pass would hand on is an input too. */
+static int build_attention_dx(struct graph *g, const struct bench_op *op, int *inputs, int *n_inputs) {
+    int heads = op->size[0], tokens = op->size[1], width = op->size[2];
+    static const char *const names[] = {"q", "k", "v", "o", "lse", "gradient"};
+    for (int i = 0; i < 6; i++)
+        inputs[(*n_inputs)++] = graph_io(g, names[i], (struct shape){1, 1, tokens, i == 4 ? heads : heads * width});
+    union op_attr attr = {.attn = {heads, 1 / sqrtf((float)width), 0}};
+    int node = graph_append(g, OP_ATTENTION_DX, inputs, 6, attr);
+    if (node < 0) return -1;
+    for (int i = 0; i < 3; i++) graph_value(g, g->nodes[node].out[i])->keep = true;
+    return g->nodes[node].out[0];
+}
+
 /* The op's node over IO inputs and one frozen weight; returns its result. */
 static int build_op(struct graph *g, const struct bench_op *op, struct tensor_set *set, int *inputs, int *n_inputs) {
     int a = op->size[0], b = op->size[1], c = op->size[2];
@@ -61,6 +80,7 @@ static int build_op(struct graph *g, const struct bench_op *op, struct tensor_se
         return graph_conv2d(g, inputs[0], graph_slot(g, set, SET_DATA, tensor_set_add(set, "w", (struct shape){9, 1, a, a})),
                             -1, -1, &p);
     }
+    if (op->kind == BENCH_ATTENTION_DX) return build_attention_dx(g, op, inputs, n_inputs);
     struct shape s = {1, 1, b, a * c};
     for (int i = 0; i < 3; i++) inputs[(*n_inputs)++] = graph_io(g, i == 0 ? "q" : i == 1 ? "k" : "v", s);
     return graph_attention(g, inputs[0], inputs[1], inputs[2], a, 1 / sqrtf((float)c), false);
@@ -107,8 +127,9 @@ bool bench_run_op(struct gpu_device *dev, const struct bench_op *op, const char 
     struct arena *a = arena_create(NULL);
     struct graph *g = graph_create(a, gpu_device_storage(dev));
     struct tensor_set *set = tensor_set_create(a, "bench", gpu_device_storage(dev), false, gpu_device_max_chunk(dev));
-    int inputs[3], n_inputs = 0, y = build_op(g, op, set, inputs, &n_inputs);
+    int inputs[GRAPH_MAX_IN], n_inputs = 0, y = build_op(g, op, set, inputs, &n_inputs);
     if (y >= 0) graph_value(g, y)->keep = true;
+    graph_prune(g);
     struct gpu_set *data = NULL;
     struct gpu_program *prog = NULL;
     *r = (struct bench_result){.flops = bench_op_flops(op)};

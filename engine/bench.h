@@ -2,7 +2,7 @@
 /* Timed single operators and whole UNets, for `atelier bench` and for guesses of how long something takes. */
 #include "engine/engine.h"
 
-enum bench_kind { BENCH_GEMM, BENCH_CONV, BENCH_ATTENTION };
+enum bench_kind { BENCH_GEMM, BENCH_CONV, BENCH_ATTENTION, BENCH_ATTENTION_DX };
 struct bench_op {
     enum bench_kind kind;
     int size[3]; /* gemm: rows, outputs, inputs; conv 3x3: channels, side; attention: heads, tokens, head width */

@@ -111,6 +111,7 @@ bool bench_unet_forward(struct gpu_device *dev, const struct unet_config *cfg, c
         r.g = graph_create(r.arena, gpu_device_storage(dev));
         int y = build_unet(&r, cfg, bp->side, inputs);
         graph_output(r.g, "prediction", y);
+        graph_prune(r.g);
         struct gpu_binding b = {r.params->set, SET_DATA, r.weights};
         struct gpu_program_params p = {.name = "The UNet", .bindings = &b, .n_bindings = 1, .profile = true,
                                        .no_prepare = bp->no_prepare};

@@ -57,7 +57,7 @@ static struct push_attention block_push(const struct plan *p, const struct block
     return (struct push_attention){
         .z0 = b->z0, .heads = p->heads, .row0 = b->row0, .rows = b->rows, .row_count = p->rows, .keys = p->keys,
         .s_stride = (int32_t)p->score_stride, .s_step = (int32_t)p->score_step, .stats_step = (int32_t)p->stats_step,
-        .head_planes = p->head_planes, .scale = p->scale,
+        .scale = p->scale,
     };
 }
 
@@ -203,17 +203,6 @@ int64_t cpu_flash_scratch(const struct kernel_query *q) {
     struct plan p = make_plan(q);
     return stats_bytes(&p);
 }
-/* Whether the sums of the weights go anywhere: to a gradient, or out. Drawing has no use for them. */
-static bool sums_are_read(const struct kernel_query *q) {
-    int sums = q->node->out[1];
-    if (sums < 0 || q->g->values[sums].cls != VALUE_ACT) return sums >= 0;
-    for (int n = 0; n < q->g->n_nodes; n++)
-        for (int i = 0; i < q->g->nodes[n].n_in; i++) {
-            int in = q->g->nodes[n].in[i];
-            if (in == sums || (in >= 0 && q->g->values[in].view_of == sums)) return true;
-        }
-    return false;
-}
 void cpu_flash_emit(struct emit *e) {
     struct plan p = make_plan(&e->q);
     const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->out[0];
@@ -225,13 +214,12 @@ void cpu_flash_emit(struct emit *e) {
     };
     /* Measured: the most reuse whose code still fits. */
     int frags = p.head_planes <= 12 ? 4 : 3, keys = p.head_planes <= 12 ? 3 : 2;
-    uint32_t learns = sums_are_read(&e->q);
-    struct dispatch d = {.shader = "attention_flash", .n_spec = 4,
-                         .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys, learns},
+    struct dispatch d = {.shader = "attention_flash", .n_spec = 3,
+                         .spec = {(uint32_t)p.head_planes, (uint32_t)frags, (uint32_t)keys},
                          .push = &push, .push_bytes = sizeof push, .reads = {q, k, v}, .n_reads = 3,
                          .groups = {ceil_div(p.rows, frags * (int64_t)e->q.caps->subgroup), (uint32_t)p.heads, (uint32_t)p.n}};
     emit_dispatch(e, &d);
-    if (!learns) return;
+    if (!e->out[1].address) return; /* graph_prune strikes sums that nobody reads */
     emit_barrier(e);
     emit_lse(e, &p, &stats);
 }
@@ -247,12 +235,27 @@ int64_t cpu_attention_dx_scratch(const struct kernel_query *q) {
 struct backward {
     struct operand stats, scores, slopes, parts;
 };
+static void emit_delta(struct emit *e, const struct plan *p, const struct block *b, const struct backward *w) {
+    const struct operand *lse = &e->in[4];
+    struct push_attention push = block_push(p, b);
+    push.s = ref_read(e, &w->scores);
+    push.ds = ref_read(e, &w->slopes);
+    push.lse = ref_read(e, lse);
+    push.stats = ref_write(&w->stats);
+    push.lse_stride = lse->stride;
+    struct dispatch d = {.shader = "attention_delta", .spec = {p->causal}, .n_spec = 1, .push = &push,
+                         .push_bytes = sizeof push, .reads = {&w->scores, &w->slopes, lse}, .n_reads = 3,
+                         .groups = {ceil_div(b->rows, e->q.caps->subgroup), (uint32_t)(p->inner * p->outer), 1}};
+    emit_dispatch(e, &d);
+}
 static void backward_block(struct emit *e, const struct plan *p, const struct block *b, void *ctx) {
     struct backward *w = ctx;
     const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *g = &e->in[5];
     const struct operand *dq = &e->out[0], *dk = &e->out[1], *dv = &e->out[2];
     emit_scores(e, p, b, q, k, &w->scores);
     emit_scores(e, p, b, g, v, &w->slopes);
+    emit_barrier(e);
+    emit_delta(e, p, b, w);
     emit_barrier(e);
     emit_weights(e, p, b, &w->scores, &w->slopes, &w->stats);
     emit_barrier(e);
@@ -262,28 +265,12 @@ static void backward_block(struct emit *e, const struct plan *p, const struct bl
     if (dv->address) emit_gather(e, p, b, &w->scores, g, dv, &w->parts);
 }
 
-static void emit_delta(struct emit *e, const struct plan *p, const struct operand *stats) {
-    const struct operand *o = &e->in[3], *lse = &e->in[4], *g = &e->in[5];
-    struct push_attention push = block_push(p, &(struct block){0});
-    push.o = ref_read(e, o);
-    push.g = ref_read(e, g);
-    push.lse = ref_read(e, lse);
-    push.stats = ref_write(stats);
-    push.o_stride = o->stride, push.g_stride = g->stride, push.lse_stride = lse->stride;
-    struct dispatch d = {.shader = "attention_delta", .push = &push, .push_bytes = sizeof push, .reads = {o, g, lse},
-                         .n_reads = 3,
-                         .groups = {ceil_div(p->rows, e->q.caps->subgroup), (uint32_t)(p->n * p->heads), 1}};
-    emit_dispatch(e, &d);
-}
-
 void cpu_attention_dx_emit(struct emit *e) {
     struct plan p = make_plan(&e->q);
     int64_t stats = stats_bytes(&p), scores = scores_bytes(&p);
     struct backward w = {operand_part(&e->scratch, 0, 1), operand_part(&e->scratch, stats, (int32_t)p.score_stride),
                          operand_part(&e->scratch, stats + scores, (int32_t)p.score_stride),
                          operand_part(&e->scratch, stats + 2 * scores, 1)};
-    emit_delta(e, &p, &w.stats);
-    emit_barrier(e);
     each_block(e, &p, &w, backward_block);
 }
 
@@ -294,12 +281,13 @@ static struct shape spread_shape(const struct kernel_query *q, int value) {
     s.c = (s.c / heads + 3) / 4 * 4 * heads;
     return s;
 }
-static bool has_heads(const struct kernel_query *q, int in) { return q->node->op == OP_ATTENTION || in != 4; }
+/* q, k, v and the gradient; its delta comes from the scores, so the output is not read, and sums are one number a head. */
+static bool is_spread(int in) { return in < 3 || in == 5; }
 
 static int64_t spread_bytes(const struct kernel_query *q) {
     int64_t texels = 0;
     for (int i = 0; i < q->node->n_in; i++)
-        if (has_heads(q, i)) texels += (shape_texels(spread_shape(q, q->node->in[i])) + 3) / 4 * 4;
+        if (is_spread(i)) texels += (shape_texels(spread_shape(q, q->node->in[i])) + 3) / 4 * 4;
     int n_out = q->node->op == OP_ATTENTION ? 1 : 3;
     for (int i = 0; i < n_out; i++)
         if (q->node->out[i] >= 0) texels += (shape_texels(spread_shape(q, q->node->out[i])) + 3) / 4 * 4;
@@ -327,7 +315,7 @@ void cpu_attention_spread_emit(struct emit *e) {
     for (int i = 0; i < e->q.node->n_in + 3; i++) {
         bool input = i < e->q.node->n_in;
         int out = i - e->q.node->n_in, value = input ? e->q.node->in[i] : out < e->q.node->n_out ? e->q.node->out[out] : -1;
-        if (value < 0 || (input ? !has_heads(&e->q, i) : e->q.node->op == OP_ATTENTION && out)) continue;
+        if (value < 0 || (input ? !is_spread(i) : e->q.node->op == OP_ATTENTION && out)) continue;
         struct operand *o = input ? &inner.in[i] : &inner.out[out];
         *o = operand_part(&e->scratch, offset, 0);
         o->shape = spread_shape(&e->q, value);

@@ -13,14 +13,12 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int D4 = 10;    // planes of a head
 layout(constant_id = 3) const int FRAGS = 3;
 layout(constant_id = 4) const int KEYS = 3;
-layout(constant_id = 5) const int LEARNS = 0; // a gradient follows: exp2, with which that was measured nearer
 PUSH(push_flash)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
 
 // 2^x for x <= 0, at most 2e-7 off and exactly 1 at 0. Lavapipe's exp2 takes 25 instructions, this 17.
 float power(float x) {
-    if (LEARNS == 1) return exp2(x);
     float y = uintBitsToFloat(min(floatBitsToUint(x), 0xC2FC0000u)); // below -126 is -126
     float whole = roundEven(y), f = y - whole;
     float high = (1.32647273e-3 * f + 9.67151299e-3) * f + 5.55073358e-2;

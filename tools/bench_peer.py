@@ -17,6 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 GEMM = [(4096, 320, 320), (4096, 320, 2880), (1024, 1280, 1280), (2048, 2048, 2048)]  # M, N, K
 CONV = [(320, 64), (640, 32), (1280, 8)]  # channels, side
 ATTENTION = [(8, 4096, 40), (8, 1024, 80)]  # heads, tokens, width of a head
+ATTENTION_BACKWARD = [(8, 4096, 40), (8, 1024, 40), (8, 1024, 80)]
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
         "cross_attention_dim": 768, "attention_head_dim": 8,
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -77,6 +78,16 @@ def torch_attention(args, heads, tokens, width):
         inner = [e.key for e in profile.key_averages() if "attention" in e.key and e.key != "aten::scaled_dot_product_attention"]
         result = best_seconds(lambda: attend(q, k, v), args.seconds, 5)
     return dict(with_rate(result, 4 * heads * tokens * tokens * width), kernel=", ".join(inner) or "unfused")
+
+
+def torch_attention_backward(args, heads, tokens, width):
+    """The gradients to q, k and v alone; the forward pass stands."""
+    import torch
+    q, k, v = (torch.rand(1, heads, tokens, width, requires_grad=True) for _ in range(3))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    g = torch.rand_like(out) - 0.5
+    result = best_seconds(lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True), args.seconds, 5)
+    return with_rate(result, 10 * heads * tokens * tokens * width)
 
 
 def sd15_unet():
@@ -150,6 +161,8 @@ def items():
             table[f"torch conv3x3 {channels}@{side}x{side} {layout}"] = (torch_conv, (layout, channels, side), {})
     for shape in ATTENTION:
         table[f"torch sdpa {shape_name(shape)}"] = (torch_attention, shape, {})
+    for shape in ATTENTION_BACKWARD:
+        table[f"torch sdpa backward {shape_name(shape)}"] = (torch_attention_backward, shape, {})
     for layout in ("contiguous", "channels_last"):
         table[f"torch unet sd15 forward 64x64 {layout}"] = (torch_unet, (layout,), {})
     for mode in ("plain", "checkpointing"):

@@ -2,12 +2,12 @@
 struct push_attention {
     REF s, ds, s_out, ds_out; /* scores and their gradient, read and written */
     REF stats;                /* (delta, log2-sum, 0, 0) per z and row */
-    REF o, g, lse;
+    REF lse;
     int z0, heads;     /* first problem of this block; heads per image */
     int row0, rows;    /* first row of this block in an image; rows of it */
     int row_count, keys; /* rows and keys per image */
     int s_stride, s_step, stats_step;
-    int o_stride, g_stride, lse_stride, head_planes;
+    int lse_stride;
     float scale;       /* of the scores */
 };
 /* Moves channels between heads of from_width and heads of to_width channels, the rest zero. */
