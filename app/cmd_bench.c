@@ -43,8 +43,10 @@ static const struct item items[] = {
     {"gemm 1024x1280x1280", {BENCH_GEMM, {1024, 1280, 1280}}},   {"gemm 2048x2048x2048", {BENCH_GEMM, {2048, 2048, 2048}}},
     {"conv3x3 320@64x64", {BENCH_CONV, {320, 64, 0}}},           {"conv3x3 640@32x32", {BENCH_CONV, {640, 32, 0}}},
     {"conv3x3 1280@8x8", {BENCH_CONV, {1280, 8, 0}}},            {"attention 8x4096x40", {BENCH_ATTENTION, {8, 4096, 40}}},
-    {"attention 8x1024x80", {BENCH_ATTENTION, {8, 1024, 80}}},   {"attention dx 8x4096x40", {BENCH_ATTENTION_DX, {8, 4096, 40}}},
-    {"attention dx 8x1024x40", {BENCH_ATTENTION_DX, {8, 1024, 40}}}, {"attention dx 8x1024x80", {BENCH_ATTENTION_DX, {8, 1024, 80}}},
+    {"attention 8x1024x80", {BENCH_ATTENTION, {8, 1024, 80}}},
+    {"attention dx 8x4096x40", {BENCH_ATTENTION_DX, {8, 4096, 40}}},
+    {"attention dx 8x1024x64", {BENCH_ATTENTION_DX, {8, 1024, 64}}},
+    {"attention dx 8x1024x80", {BENCH_ATTENTION_DX, {8, 1024, 80}}},
 };
 
 struct bench {

@@ -274,6 +274,59 @@ void cpu_attention_dx_emit(struct emit *e) {
     each_block(e, &p, &w, backward_block);
 }
 
+/* --- gradient in one pass for the queries and one for keys and values --------------------------------- */
+/* Measured: four arrays of FRAGS heads are kept, and the code is twice the forward pass's; wider heads run faster in blocks. */
+enum { FLASH_DX_FRAGS = 2, FLASH_DX_WIDTH = 64 };
+enum { FLASH_DX_ROWS = 43000 }; /* as FLASH_KEYS; here three rounds for two rows or three */
+static uint32_t flash_dx_others(const struct plan *p) { return p->head_planes <= 10 ? 3 : 2; } /* keys or rows at a time */
+
+bool cpu_flash_dx_fits(const struct kernel_query *q) {
+    struct shape rows = graph_shape(q->g, q->node->in[0]);
+    int width = rows.c / q->node->attr.attn.heads;
+    return cpu_flash_fits(q) && width <= FLASH_DX_WIDTH && (int64_t)rows.h * rows.w <= FLASH_DX_ROWS;
+}
+
+static void emit_flash_dq(struct emit *e, const struct plan *p, const struct operand *stats) {
+    const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *o = &e->in[3], *lse = &e->in[4], *g = &e->in[5],
+                         *dq = &e->out[0];
+    struct push_flash_dq push = {
+        .q = ref_read(e, q), .k = ref_read(e, k), .v = ref_read(e, v), .g = ref_read(e, g), .o = ref_read(e, o),
+        .lse = ref_read(e, lse), .dq = ref_write(dq), .stats = ref_write(stats), .heads = p->heads, .rows = p->rows,
+        .keys = p->keys, .q_stride = q->stride, .k_stride = k->stride, .v_stride = v->stride, .g_stride = g->stride,
+        .o_stride = o->stride, .lse_stride = lse->stride, .dq_stride = dq->stride, .stats_step = (int32_t)p->stats_step,
+        .scale = p->scale,
+    };
+    struct dispatch d = {.shader = "attention_flash_dq", .n_spec = 3,
+                         .spec = {(uint32_t)p->head_planes, FLASH_DX_FRAGS, flash_dx_others(p)},
+                         .push = &push, .push_bytes = sizeof push, .reads = {q, k, v, g, o, lse}, .n_reads = 6,
+                         .groups = {ceil_div(p->rows, FLASH_DX_FRAGS * (int64_t)e->q.caps->subgroup), (uint32_t)p->heads,
+                                    (uint32_t)p->n}};
+    emit_dispatch(e, &d);
+}
+static void emit_flash_dkv(struct emit *e, const struct plan *p, const struct operand *stats) {
+    const struct operand *q = &e->in[0], *k = &e->in[1], *v = &e->in[2], *g = &e->in[5], *dk = &e->out[1], *dv = &e->out[2];
+    struct push_flash_dkv push = {
+        .q = ref_read(e, q), .k = ref_read(e, k), .v = ref_read(e, v), .g = ref_read(e, g), .stats = ref_read(e, stats),
+        .dk = ref_write(dk), .dv = ref_write(dv), .heads = p->heads, .rows = p->rows, .keys = p->keys, .q_stride = q->stride,
+        .k_stride = k->stride, .v_stride = v->stride, .g_stride = g->stride, .dk_stride = dk->stride, .dv_stride = dv->stride,
+        .stats_step = (int32_t)p->stats_step, .scale = p->scale,
+    };
+    struct dispatch d = {.shader = "attention_flash_dkv", .n_spec = 3,
+                         .spec = {(uint32_t)p->head_planes, FLASH_DX_FRAGS, flash_dx_others(p)},
+                         .push = &push, .push_bytes = sizeof push, .reads = {q, k, v, g, stats}, .n_reads = 5,
+                         .groups = {ceil_div(p->keys, FLASH_DX_FRAGS * (int64_t)e->q.caps->subgroup), (uint32_t)p->heads,
+                                    (uint32_t)p->n}};
+    emit_dispatch(e, &d);
+}
+void cpu_flash_dx_emit(struct emit *e) {
+    struct plan p = make_plan(&e->q);
+    struct operand stats = operand_part(&e->scratch, 0, 1);
+    emit_flash_dq(e, &p, &stats);
+    if (!e->out[1].address && !e->out[2].address) return;
+    emit_barrier(e);
+    emit_flash_dkv(e, &p, &stats);
+}
+
 /* --- heads that are no whole number of planes wide: the same on spread copies ------------------------ */
 static struct shape spread_shape(const struct kernel_query *q, int value) {
     struct shape s = graph_shape(q->g, value);

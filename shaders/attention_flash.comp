@@ -9,6 +9,7 @@
 #include "lib/push.glsl"
 #include "push/attention.h"
 #include "lib/tensor.glsl"
+#include "lib/power.glsl"
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int D4 = 10;    // planes of a head
 layout(constant_id = 3) const int FRAGS = 3;
@@ -16,15 +17,6 @@ layout(constant_id = 4) const int KEYS = 3;
 PUSH(push_flash)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
-
-// 2^x for x <= 0, at most 2e-7 off and exactly 1 at 0. Lavapipe's exp2 takes 25 instructions, this 17.
-float power(float x) {
-    float y = uintBitsToFloat(min(floatBitsToUint(x), 0xC2FC0000u)); // below -126 is -126
-    float whole = roundEven(y), f = y - whole;
-    float high = (1.32647273e-3 * f + 9.67151299e-3) * f + 5.55073358e-2;
-    float part = ((high * f + 2.40222424e-1) * f + 6.93147004e-1) * f + 1.0;
-    return intBitsToFloat(floatBitsToInt(part) + (int(whole) << 23));
-}
 
 void main() {
     int lane = int(gl_SubgroupInvocationID), head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z);

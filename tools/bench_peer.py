@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 GEMM = [(4096, 320, 320), (4096, 320, 2880), (1024, 1280, 1280), (2048, 2048, 2048)]  # M, N, K
 CONV = [(320, 64), (640, 32), (1280, 8)]  # channels, side
 ATTENTION = [(8, 4096, 40), (8, 1024, 80)]  # heads, tokens, width of a head
-ATTENTION_BACKWARD = [(8, 4096, 40), (8, 1024, 40), (8, 1024, 80)]
+ATTENTION_BACKWARD = [(8, 4096, 40), (8, 1024, 64), (8, 1024, 80)]
 SD15 = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
         "cross_attention_dim": 768, "attention_head_dim": 8,
         "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),

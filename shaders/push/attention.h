@@ -23,3 +23,17 @@ struct push_flash {
     int q_stride, k_stride, v_stride, o_stride, stats_step;
     float scale;
 };
+/* Its gradients in one pass each: to the queries, with what each row needs (delta, log2-sum, 0, 0), ... */
+struct push_flash_dq {
+    REF q, k, v, g, o, lse, dq, stats;
+    int heads, rows, keys; /* per image */
+    int q_stride, k_stride, v_stride, g_stride, o_stride, lse_stride, dq_stride, stats_step;
+    float scale;
+};
+/* ... and to keys and values. */
+struct push_flash_dkv {
+    REF q, k, v, g, stats, dk, dv;
+    int heads, rows, keys; /* per image */
+    int q_stride, k_stride, v_stride, g_stride, dk_stride, dv_stride, stats_step;
+    float scale;
+};
