@@ -7,9 +7,11 @@
 
 #include "base/arena.h"
 #include "base/rng.h"
+#include "base/os.h"
 #include "lora/delta.h"
 #include "lora/dense.h"
 #include "lora/merge.h"
+#include "lora/merge_prune.h"
 #include "lora/resize.h"
 #include "lora/svd.h"
 #include "tests/support/lora_model.h"
@@ -104,6 +106,10 @@ static void test_product(void **state) {
     assert_int_equal(lora_svd_rank(&s, &numerical), 1);
     lora_svd_factors(&s, 1, up, down);
     for (int i = 0; i < 4; i++) assert_true(up[i] == 0 && down[i] == 0);
+    /* The first column is an untrained one. */
+    const float ups[] = {0, 3, 0, 0, 0, 0, 0, 4}, downs[] = {1, 2, 3, 4, 0, 0, 6, 8};
+    assert_true(lora_svd_product(&s, ups, downs, 4, 2, 4, a, &e));
+    assert_true(fabs(s.sigma[0] - 50) < 1e-9 && fabs(s.sigma[1]) < 1e-6); /* |(3,0,0,4)| * |(0,0,6,8)| */
     zeros[3] = NAN;
     assert_false(lora_svd_dense(&s, zeros, 2, 4, a, &e));
     assert_non_null(strstr(e.text, "not finite"));
@@ -197,6 +203,67 @@ static void test_goldens(void **state) {
         assert_true(r.rank_max == rows[i].rank_max);
         expect_golden(out, rows[i].golden, 6);
     }
+}
+
+/* Of equal sizes exactly as many stay as were asked for, the first (torch.topk); signs that cancel elect plus (peft). */
+static void test_equals(void **state) {
+    float same[] = {1, -1, 1, 1, -1, 1}, x[] = {3, -2, 1, -4}, y[] = {-3, 2, 1, 2}, out[4];
+    lora_prune_magnitude(same, 6, 0.5);
+    assert_memory_equal(same, ((float[]){1, -1, 1, 0, 0, 0}), sizeof same);
+    float *deltas[] = {x, y};
+    struct lora_merge_layer l = {2, deltas, (float[]){2, 10}, 4, 1, NULL};
+    lora_merger_find("ties")->combine(&l, out);
+    assert_memory_equal(out, ((float[]){6, 20, 6, -8}), sizeof out); /* 2*3; 10*2; (2 + 10)/2; 2*-4 */
+}
+
+/* What half floats cannot hold is refused, and no file appears. */
+static void test_too_large(void **state) {
+    static const float weights[] = {1e6f, 1e6f};
+    struct error e = {0};
+    struct lora_merge_result r;
+    struct lora_file *files[] = {must_open(pair[0]), must_open(pair[1])};
+    const char *large = scratch_path("large.safetensors"), *never = scratch_path("never.safetensors");
+    struct lora_merge_params p = {.files = files, .weights = weights, .n = 2, .dtype = ST_F16};
+    for (int i = 0; i < 2; i++) {
+        p.method = lora_merger_find(i ? "sum" : "concat");
+        assert_false(lora_merge(&p, model.keys, never, &r, &e));
+        assert_non_null(strstr(e.text, "--dtype f32"));
+    }
+    p.dtype = ST_F32;
+    if (!lora_merge(&p, model.keys, large, &r, &e)) fail_msg("%s", e.text);
+    lora_file_close(&files[0]), lora_file_close(&files[1]);
+    struct lora_resize_params rp = {{LORA_RANK_FIXED, 0, 2}, ST_F16, "test"};
+    struct lora_resize_result rr;
+    struct lora_file *f = must_open(large);
+    assert_false(lora_resize(f, model.keys, &rp, never, &rr, &e));
+    assert_non_null(strstr(e.text, "--dtype f32"));
+    lora_file_close(&f);
+    assert_false(os_path_exists(never));
+}
+
+/* Learnt words that lie in a file come along, byte for byte. */
+static void test_words(void **state) {
+    static const char name[] = "bundle_emb.my.cat.string_to_param.*";
+    const float vectors[] = {1, 2.5f, -3, 4, 0.1f, 6, 7, 8};
+    struct error e = {0};
+    struct st_file *f = st_open(pair[0], &e);
+    assert_non_null(f);
+    struct st_writer *w = st_writer_create();
+    for (size_t i = 0; i < st_count(f); i++)
+        st_writer_add(w, st_at(f, i)->name, st_at(f, i)->dtype, st_at(f, i)->rank, st_at(f, i)->dims, st_at(f, i)->data);
+    st_writer_add(w, name, ST_F32, 2, (int64_t[]){2, 4}, vectors);
+    const char *const paths[] = {scratch_path("words.safetensors"), pair[1]};
+    if (!st_writer_save(w, paths[0], &e)) fail_msg("%s", e.text);
+    st_writer_destroy(&w);
+    st_close(&f);
+    struct lora_merge_result r;
+    if (!merge_files("sum", paths, 0, scratch_path("with-words.safetensors"), &r, &e)) fail_msg("%s", e.text);
+    assert_non_null(f = st_open(scratch_path("with-words.safetensors"), &e));
+    const struct st_tensor *t = st_find(f, name);
+    assert_non_null(t);
+    assert_true(t->dtype == ST_F32 && t->rank == 2 && t->dims[0] == 2 && t->dims[1] == 4);
+    assert_memory_equal(t->data, vectors, sizeof vectors);
+    st_close(&f);
 }
 
 static void test_same_bytes(void **state) {
@@ -334,6 +401,7 @@ int main(void) {
         cmocka_unit_test(test_dense),       cmocka_unit_test(test_product),    cmocka_unit_test(test_rank_rules),
         cmocka_unit_test(test_goldens),     cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_other_kinds),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_resize),     cmocka_unit_test(test_maps),
+        cmocka_unit_test(test_equals),      cmocka_unit_test(test_too_large),  cmocka_unit_test(test_words),
     };
     lora_test_model_mini(&model, "mini-sd1");
     int failed = cmocka_run_group_tests(tests, scratch_make, scratch_drop);
