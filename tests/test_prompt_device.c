@@ -4,8 +4,10 @@
 #include "tests/support/golden.h"
 #include "tests/support/session.h"
 
+#include <math.h>
 #include <string.h>
 
+#include "engine/adapter.h"
 #include "engine/guide.h"
 
 /* The golden's learnt word, if `what` is about it. */
@@ -116,7 +118,108 @@ static void test_guide(void **state) {
     float answers[] = {1, 2, 5, 2, 3, 7}, scratch[2], out[2]; /* u = 1,2; c = 5,2; c' = 3,7 */
     guide_combine(&g, answers, 2, scratch, out);
     assert_true(out[0] == 1 + 3 * (4 + 0.5f * 2) && out[1] == 2 + 3 * (0 + 0.5f * 5));
+    /* Rescaled to the spread of goal, 6 and 4.5: |6 - 4.5| beside |out's| 16 - 9.5; then 0.75 of it and 0.25 as it was. */
+    g.params.rescale = 0.75f;
+    guide_combine(&g, answers, 2, scratch, out);
+    assert_float_equal(out[0], 16 * (0.75 * 1.5 / 6.5 + 0.25), 1e-5);
+    assert_float_equal(out[1], 9.5 * (0.75 * 1.5 / 6.5 + 0.25), 1e-5);
+    /* A weight that is not 1 needs the negative prompt without guidance, too: u + 0.5 (c - u). */
+    gp = (struct guide_params){.prompt = "rain:0.5", .negative = "blue", .style = PROMPT_A1111, .n_steps = 4, .cfg = 1};
+    if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
+    assert_int_equal(g.images, 2);
+    guide_combine(&g, answers, 2, scratch, out);
+    assert_true(out[0] == 3 && out[1] == 2);
     prompter_destroy(&p);
+    session_close(&e);
+    arena_destroy(&a);
+}
+
+/* LoRAs of strength 0 take no turn. */
+static void test_turns(void **state) {
+    static const float strength[] = {0.7f, 0, 0.5f};
+    struct arena *a = arena_create(NULL);
+    struct error err;
+    struct engine *e = session_open("mini-sd1", session_default());
+    struct prompter *p = prompter_create(e, &(struct prompter_params){0}, &err);
+    struct guide_params gp = {.prompt = "fox", .n_steps = 5, .cfg = 3, .guided = true, .n_adapters = 3, .strength = strength,
+                              .compose = GUIDE_SWITCH, .every = 2};
+    struct guide g;
+    if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
+    assert_int_equal(g.images, 2);
+    for (int s = 0; s < 5; s++) {
+        const float want[] = {s / 2 == 1 ? 0 : 0.7f, 0, s / 2 == 1 ? 0.5f : 0};
+        for (int i = 0; i < 2; i++) assert_memory_equal(guide_strengths(&g, s) + 3 * i, want, sizeof want);
+    }
+    gp.compose = GUIDE_COMPOSITE;
+    if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
+    assert_int_equal(g.images, 4);
+    prompter_destroy(&p);
+    session_close(&e);
+    arena_destroy(&a);
+}
+
+static bool all_zero(const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (x[i] != 0) return false;
+    return true;
+}
+
+/* SDXL: an empty negative prompt is none with A1111, which means zeros, and a text of its own with diffusers. With regions the
+ * pooled text stays the prompt's. */
+static void test_sdxl(void **state) {
+    static const float everywhere[] = {1};
+    struct arena *a = arena_create(NULL);
+    struct error err;
+    struct engine *e = session_open("mini-sdxl", session_default());
+    for (enum prompt_style style = PROMPT_DIFFUSERS; style <= PROMPT_A1111; style++) {
+        struct prompter *p = prompter_create(e, &(struct prompter_params){.style = style}, &err);
+        struct guide_region region = {"rain", NULL, everywhere, 1, 1};
+        struct guide_params gp = {.prompt = "fox", .negative = "", .style = style, .n_steps = 1, .cfg = 3, .guided = true,
+                                  .regions = &region, .n_regions = 1, .w = 8, .h = 8};
+        struct guide g;
+        if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
+        assert_true(g.images == 2 && g.parts == 2);
+        size_t n = (size_t)g.tokens * (size_t)model_context_dim(e->model), n_pooled = (size_t)model_pooled_dim(e->model);
+        float *context = arena_alloc_n(a, 2 * n, sizeof *context), *pooled = arena_alloc_n(a, 2 * n_pooled, sizeof *pooled);
+        float *own = arena_alloc_n(a, 2 * n_pooled, sizeof *own);
+        guide_fill(&g, e->model, 0, 0, context, pooled);
+        assert_true(all_zero(context, n) == (style == PROMPT_A1111) && all_zero(pooled, n_pooled) == (style == PROMPT_A1111));
+        assert_false(all_zero(context + n, n) || all_zero(pooled + n_pooled, n_pooled));
+        memcpy(own, pooled, 2 * n_pooled * sizeof *own);
+        guide_fill(&g, e->model, 0, 1, context, pooled);
+        assert_memory_equal(pooled, own, 2 * n_pooled * sizeof *own);
+        prompter_destroy(&p);
+    }
+    session_close(&e);
+    arena_destroy(&a);
+}
+
+/* The text encoders run once, with a LoRA's strength of the first step in which it is on: from the middle on is as much as
+ * all the way, and never is not at all. */
+static void test_late_lora(void **state) {
+    static const struct guide_course courses[] = {{1, 1, 0, 1}, {1, 1, 0.5f, 1}, {0, 0, 0, 1}};
+    static const float strength[] = {0.8f};
+    struct arena *a = arena_create(NULL);
+    struct error err;
+    struct engine *e = session_open("mini-sd1", session_default());
+    const char *path = golden_path(a, "mini-sd1.lora-te.safetensors");
+    struct adapter *ad = adapter_open(e, &path, 1, &err);
+    if (!ad) fail_msg("%s", err.text);
+    struct prompter *p = prompter_create(e, &(struct prompter_params){.adapter = ad}, &err);
+    size_t n = 77 * (size_t)model_context_dim(e->model);
+    float *rows[3];
+    for (int k = 0; k < 3; k++) {
+        struct guide_params gp = {.prompt = "fox", .n_steps = 4, .cfg = 1, .n_adapters = 1, .strength = strength,
+                                  .courses = &courses[k]};
+        struct guide g;
+        if (!guide_create(p, &gp, a, &g, &err)) fail_msg("%s", err.text);
+        assert_true(g.n_contexts == 1 && g.tokens == 77);
+        rows[k] = memcpy(arena_alloc_n(a, n, sizeof(float)), g.contexts[0].rows, n * sizeof(float));
+    }
+    assert_memory_equal(rows[1], rows[0], n * sizeof(float));
+    assert_memory_not_equal(rows[2], rows[0], n * sizeof(float));
+    prompter_destroy(&p);
+    adapter_close(&ad);
     session_close(&e);
     arena_destroy(&a);
 }
@@ -125,6 +228,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a1111),     cmocka_unit_test(test_learnt_words), cmocka_unit_test(test_compel),
         cmocka_unit_test(test_clip_skip), cmocka_unit_test(test_padding),      cmocka_unit_test(test_guide),
+        cmocka_unit_test(test_turns),     cmocka_unit_test(test_sdxl),         cmocka_unit_test(test_late_lora),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
