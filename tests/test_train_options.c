@@ -54,6 +54,44 @@ static const char *outcome(const char *name, void (*set)(struct train_params *p)
     return runs_tensors_hash(p.out);
 }
 
+/* --- a plain batch --------------------------------------------------------------------------------------- */
+
+/* What a step without options sees, written out: a sample of the VAE's posterior, (mean + deviation z - shift) scale; noise and
+ * time from the same generator, in this order; the noised picture and v-prediction's target. */
+static void test_batch(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("batch");
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    struct vae_config *vae = &runs_engine->model->vae;
+    const float shift = vae->shift_factor;
+    size_t pixels = (size_t)(t->lw * t->lh), c = (size_t)t->channels, n = pixels * c, all = (size_t)p.batch * n;
+    float *z = arena_alloc_n(runs_arena, all, sizeof *z), *noise = arena_alloc_n(runs_arena, all, sizeof *noise);
+    struct rng same = t->rng;
+    vae->shift_factor = 0.25f;
+    if (!train_batch_draw(t, 3, &e)) fail_msg("%s", e.text);
+    vae->shift_factor = shift;
+    rng_randn(&same, z, all);
+    rng_randn(&same, noise, all);
+    assert_int_equal(t->schedule->params.prediction, SCHEDULE_PREDICT_V);
+    for (size_t b = 0; b < (size_t)p.batch; b++) {
+        int time = (int)rng_randint(&same, 1000);
+        assert_true(t->batch_t[b] == (float)time);
+        assert_float_equal(t->batch_seed[b], 1.0 / (p.batch * 3), 1e-7); /* the mean over three batches' pictures */
+        double alpha = sqrt((double)t->schedule->alpha_bar[time]), sigma = sqrt(1 - (double)t->schedule->alpha_bar[time]);
+        const float *moments = t->moments + t->places[t->feed->order[b]].latent * 2 * c;
+        for (size_t i = 0; i < n; i++) {
+            const float *m = moments + i / c * 2 * c + i % c;
+            double x0 = ((double)m[0] + exp(0.5 * (double)m[c]) * (double)z[b * n + i] - 0.25) * (double)vae->scaling_factor;
+            double x = alpha * x0 + sigma * (double)noise[b * n + i], v = alpha * (double)noise[b * n + i] - sigma * x0;
+            assert_float_equal(t->latent[b * n + i], x0, 1e-5 * fmax(1, fabs(x0)));
+            assert_float_equal(t->batch_x[b * n + i], x, 1e-5 * fmax(1, fabs(x)));
+            assert_float_equal(t->batch_target[b * n + i], v, 1e-5 * fmax(1, fabs(v)));
+        }
+    }
+    trainer_destroy(&t);
+}
+
 /* --- noise and captions --------------------------------------------------------------------------------- */
 
 static void set_noise(struct train_params *p) {
@@ -578,6 +616,7 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_batch),
         cmocka_unit_test(test_noise),          cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
         cmocka_unit_test(test_times),          cmocka_unit_test(test_buckets),         cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout),        cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
