@@ -114,6 +114,37 @@ static void test_hires(void **state) {
     page_close(&p);
 }
 
+struct seen {
+    int last, all, calls;
+};
+
+static void on_step(void *ctx, int step, int n_steps) {
+    struct seen *s = ctx;
+    s->calls++, s->last = step, s->all = n_steps;
+}
+
+/* The second pass has its own number of steps, of which its strength does a part; its size is cut down to whole latents. */
+static void test_hires_steps(void **state) {
+    struct error e = {{0}};
+    struct page p = page_open("mini-sd1");
+    struct generate_params gp = params(&p, "ddim");
+    gp.steps = 4;
+    struct hires_params hp = {.scale = 1.3, .strength = 0.5, .steps = 6};
+    int w, h, f = vae_config_factor(&p.e->model->vae);
+    hires_size(p.e->model, &hp, 64, 48, &w, &h);
+    assert_true(f == 8 && w == 80 && h == 56); /* of 83.2 and 62.4 */
+    hires_size(p.e->model, &hp, p.w, p.h, &w, &h);
+    uint8_t *rgb = arena_alloc(p.a, (size_t)w * (size_t)h * 3);
+    struct seen seen = {0};
+    struct generate_progress progress = {on_step, &seen};
+    struct generate_picture picture = what(&p, NULL);
+    struct hires *s = hires_create(p.e, &gp, &hp, &e);
+    if (!s || !hires_run(s, &picture, &progress, rgb, &e)) fail_msg("%s", e.text);
+    assert_true(seen.calls == 4 + 3 && seen.last == seen.all && seen.all == 4 + 3);
+    hires_destroy(&s);
+    page_close(&p);
+}
+
 static void test_refusals(void **state) {
     struct error e = {{0}};
     struct page p = page_open("mini-sd1");
@@ -133,6 +164,7 @@ int main(void) {
         cmocka_unit_test(test_img2img),
         cmocka_unit_test(test_inpaint),
         cmocka_unit_test(test_hires),
+        cmocka_unit_test(test_hires_steps),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
