@@ -34,6 +34,20 @@ static bool damaged(const struct source *s, const char *why, struct error *e) {
     return error_set(e, "'%s' is a damaged %s picture: %s", s->name, kind_name(s->kind), why);
 }
 
+static bool too_large(const struct source *s) {
+    return s->w > IMAGE_MAX_SIDE || s->h > IMAGE_MAX_SIDE || (int64_t)s->w * s->h > IMAGE_MAX_PIXELS;
+}
+
+static int get31(const uint8_t *p) { return (p[0] & 0x7f) << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
+
+/* The decoder calls a PNG past its own limits damaged. */
+static bool png_too_large(struct source *s) {
+    if (s->kind != KIND_PNG || s->bytes < 24 || memcmp(s->data + 12, "IHDR", 4) != 0) return false;
+    s->w = get31(s->data + 16);
+    s->h = get31(s->data + 20);
+    return too_large(s);
+}
+
 /* Header only: kind and size, within the limits. */
 static bool look(struct source *s, struct error *e) {
     s->orientation = 1;
@@ -50,10 +64,10 @@ static bool look(struct source *s, struct error *e) {
     } else if (s->kind == KIND_JPEG && !image_jpeg_scan(s->data, s->bytes, &s->exif)) {
         /* Before the decoder sees a single marker: it trusts them. */
         return damaged(s, "it is cut short or its segments are wrong", e);
-    } else if (!image_stb_info(s->data, (int)s->bytes, &s->w, &s->h)) {
+    } else if (!png_too_large(s) && !image_stb_info(s->data, (int)s->bytes, &s->w, &s->h)) {
         return damaged(s, image_stb_reason(), e);
     }
-    if (s->w > IMAGE_MAX_SIDE || s->h > IMAGE_MAX_SIDE || (int64_t)s->w * s->h > IMAGE_MAX_PIXELS)
+    if (too_large(s))
         return error_set(e, "'%s' is too large: %d x %d pixels, at most %d a side and %d million in all are read; make it "
                             "smaller", s->name, s->w, s->h, IMAGE_MAX_SIDE, IMAGE_MAX_PIXELS / 1000000);
     return s->w > 0 && s->h > 0 ? true : damaged(s, "it has no pixels", e);

@@ -179,6 +179,8 @@ static void test_refusals(void **state) {
     expect_refusal("vocab.json");
     put("vocab.json", small);
     expect_refusal("merges.txt");
+    put("merges.txt", "#version: 0.2\n");
+    expect_refusal("no merges");
     put("merges.txt", "#version: 0.2\na\n");
     expect_refusal("line 2");
     put("merges.txt", "#version: 0.2\na c</w>\n");

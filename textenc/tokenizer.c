@@ -90,6 +90,7 @@ static bool parse_merges(struct tokenizer *t, const char *path, const char *s, s
         if (bytes && !comment) ok = read_merge(t, path, number, s, bytes, rank++, e);
         s = next;
     }
+    if (ok && !rank) return error_set(e, "%s holds no merges; fetch the file again", path);
     return ok;
 }
 
