@@ -105,7 +105,7 @@ static const char unet_hint[] =
 bool denoiser_plan(struct engine *e, const struct denoiser_params *p, struct memory_choice *out, struct error *err) {
     struct denoiser d = {.arena = arena_create(NULL)};
     struct graph *g = build(e, p, &d);
-    bool ok = graph_ok(g, err);
+    bool ok = engine_graph_ok(g, "The UNet", unet_hint, err);
     if (ok) graph_prune(g);
     ok = ok && memory_choose(e, g, ENGINE_UNET, memory_left(e, ENGINE_UNET), "The UNet", unet_hint, out, err);
     arena_destroy(&d.arena);

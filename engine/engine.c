@@ -1,6 +1,7 @@
 #include "engine/memory.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/os.h"
@@ -12,6 +13,16 @@ enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype 
     return w == ENGINE_WEIGHTS_AUTO ? storage : dtypes[w];
 }
 
+/* An operator that a model does not have is fine, one that there is not would silently force nothing. */
+static bool check_kernel(const char *text, struct error *err) {
+    const char *equals = text ? strchr(text, '=') : NULL;
+    size_t n = equals ? (size_t)(equals - text) : 0;
+    for (int i = 0; n && i < OP_COUNT; i++)
+        if (!strncmp(op_table[i].name, text, n) && !op_table[i].name[n]) return true;
+    return !text || error_set(err, "--kernel takes OPERATOR=VARIANT, such as matmul=small, and \"%.60s\" names no operator.",
+                              text);
+}
+
 struct engine *engine_open(const struct engine_params *p, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct engine *e = arena_alloc(a, sizeof *e);
@@ -19,8 +30,7 @@ struct engine *engine_open(const struct engine_params *p, struct error *err) {
     e->params = *p;
     e->params.model = keep(a, p->model), e->params.force_kernel = keep(a, p->force_kernel);
     e->params.gpu.device = keep(a, p->gpu.device), e->params.gpu.cache_dir = keep(a, p->gpu.cache_dir);
-    e->dev = gpu_device_create(&e->params.gpu, err);
-    if (!e->dev) goto fail;
+    if (!check_kernel(p->force_kernel, err) || !(e->dev = gpu_device_create(&e->params.gpu, err))) goto fail;
     enum tensor_dtype storage = gpu_device_storage(e->dev);
     struct model_params mp = {.storage = storage, .max_chunk_bytes = gpu_device_max_chunk(e->dev),
                               .weights = engine_weights_dtype(p->weights, storage), .files = p->files};
@@ -98,10 +108,15 @@ struct gpu_program_params engine_program_params(const struct engine *e, const ch
                                        .check = e->params.check, .force_kernel = e->params.force_kernel, .memory_hint = hint};
 }
 
+bool engine_graph_ok(struct graph *g, const char *name, const char *hint, struct error *err) {
+    struct error why;
+    return graph_ok(g, &why) || error_set(err, "%s cannot be laid out: %s. %s", name, why.text, hint ? hint : "");
+}
+
 struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err) {
     struct memory_choice choice;
-    if (!graph_ok(g, err)) return NULL;
+    if (!engine_graph_ok(g, name, hint, err)) return NULL;
     graph_prune(g);
     if (!memory_choose(e, g, part, memory_left(e, part), name, hint, &choice, err) || !memory_load(e, part, &choice, err))
         return NULL;

@@ -45,6 +45,8 @@ const struct nn_params *engine_part_params(const struct engine *e, enum engine_p
  * lives. */
 struct gpu_program *engine_program(struct engine *e, struct graph *g, const char *name, enum engine_part part,
                                    const struct gpu_binding *extra, int n_extra, const char *hint, struct error *err);
+/* graph_ok, with the hint where a size is impossible. */
+bool engine_graph_ok(struct graph *g, const char *name, const char *hint, struct error *err);
 struct gpu_program_params engine_program_params(const struct engine *e, const char *name, const char *hint);
 
 /* Seconds that `flops` of products and convolutions take about here, from one timed product. 0 on error. */

@@ -51,7 +51,7 @@ static bool plan(struct engine *e, bool encoder, bool f32, struct shape in, stru
     struct arena *a = arena_create(NULL);
     int input, output;
     struct graph *g = build(e, encoder, f32, in, a, &input, &output);
-    bool ok = graph_ok(g, err);
+    bool ok = engine_graph_ok(g, "The VAE", vae_hint, err);
     if (ok) graph_prune(g);
     ok = ok && memory_choose(e, g, ENGINE_VAE, memory_left(e, ENGINE_VAE), "The VAE", vae_hint, out, err);
     arena_destroy(&a);

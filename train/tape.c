@@ -130,7 +130,9 @@ static bool build_step(struct trainer *t, bool remat, struct error *err) {
     tape->mask = t->params.masks ? graph_io(g, "mask", latent) : -1;
     int loss = build_loss(t, g, prediction);
     tape->loss = graph_output(g, "loss", loss);
-    if (!graph_ok(g, err) || !graph_grad(g, loss, tape->seed, err)) return false;
+    if (!engine_graph_ok(g, "The training step", "Lower --resolution or --batch.", err) ||
+        !graph_grad(g, loss, tape->seed, err))
+        return false;
     graph_prune(g);
     return !remat || graph_remat(g, err);
 }
