@@ -150,6 +150,14 @@ static bool draw_some(struct run *r, struct error *e) {
     return ok;
 }
 
+/* Interrupted after some pictures: they stand, and the sentence says so. */
+static bool stopped(const struct run *r, struct error *e) {
+    int n = 0;
+    for (int i = 0; i < r->progress.total; i++) n += r->cells[i].done;
+    if (!n || !os_interrupted() || generate_is_sheet(&r->plan)) return false;
+    return error_set(e, "Stopped after %d of %d pictures, which are written; the next was not.", n, r->progress.total);
+}
+
 static bool draw_all(struct run *r, struct error *e) {
     const struct generate_plan *p = &r->plan;
     int total = generate_pictures(p);
@@ -161,7 +169,7 @@ static bool draw_all(struct run *r, struct error *e) {
     draw_progress_start(&r->progress, total);
     for (int i = 0; i < total; i++)
         while (!r->cells[i].done)
-            if (!open_kind(r, line_of(r, i), e) || !draw_some(r, e)) return false;
+            if (!open_kind(r, line_of(r, i), e) || !draw_some(r, e)) return stopped(r, e);
     return true;
 }
 
@@ -202,6 +210,21 @@ static bool check_files(const struct generate_plan *p, struct error *e) {
                          MAX_PICTURES);
     if (o->trace && generate_pictures(p) != 1)
         return error_set(e, "--trace records one picture, and this would make %d.", generate_pictures(p));
+    return true;
+}
+
+/* What would be set for nothing: the option that it belongs to is missing. */
+static bool options_count(const struct option_command *cmd, const struct option_result *given,
+                          const struct generate_options *o, struct error *e) {
+    static const char *const second[] = {"hires-strength", "hires-steps", "hires-upscaler"};
+    if (option_given(cmd, given, "strength") && !o->start.picture_path)
+        return error_set(e, "--strength says how much of --init-image may change, and none is given; a LoRA's strength stands "
+                            "behind its file: --lora FILE:%g.", o->start.strength);
+    for (int i = 0; i < 3; i++)
+        if (option_given(cmd, given, second[i]) && !o->start.hires)
+            return error_set(e, "--%s belongs to the second pass: ask for one with --hires SCALE.", second[i]);
+    if (option_given(cmd, given, "every") && generate_compose(o) != GUIDE_SWITCH)
+        return error_set(e, "--every says when --compose switch changes the LoRA; give that too.");
     return true;
 }
 
@@ -265,7 +288,7 @@ bool cmd_generate(int argc, char **argv, struct error *e) {
         common_apply(&common);
         r.plan.loras.dir = o->lora_dir;
         ok = (!o->from || generate_read_recipe(a, &cmd, &given, o, &r.plan.loras, &recipe_hash, e)) &&
-             generate_plan(&r.plan, o, e) && check_files(&r.plan, e) &&
+             options_count(&cmd, &given, o, e) && generate_plan(&r.plan, o, e) && check_files(&r.plan, e) &&
              start_use_plan(&o->start, a, generate_least_steps(&r.plan), e) && load(&r, &common, recipe_hash, e) &&
              (o->dry_run || (draw_all(&r, e) && (!generate_is_sheet(&r.plan) || write_sheet(&r, e))));
         if (ok && !o->dry_run) print_summary(&r);

@@ -116,6 +116,18 @@ static bool take_samples(const struct option_list *texts, struct train_params *p
     return true;
 }
 
+/* What would be set for nothing: the option that it belongs to is missing. */
+static bool options_count(const struct option_command *cmd, const struct option_result *given, const struct train_options *o,
+                          const struct train_method_options *m, struct error *e) {
+    if (option_given(cmd, given, "snr-gamma") && strcmp(o->weighting, "min-snr"))
+        return error_set(e, "--snr-gamma is the cap of --weighting min-snr; give that too.");
+    if (option_given(cmd, given, "pyramid-discount") && !m->pyramid_iterations)
+        return error_set(e, "--pyramid-discount belongs to --pyramid-iterations; give that too, 6 to 10 are usual.");
+    if (option_given(cmd, given, "token-vectors") && !m->tokens.n)
+        return error_set(e, "--token-vectors says how many a new word has: name one with --token.");
+    return true;
+}
+
 /* ---- The plan ---- */
 
 static void print_bytes(const char *what, int64_t bytes, const char *more) {
@@ -229,7 +241,8 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     else if (ok) {
         common_apply(&common);
         ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
-             params_from(&o, &params, e) && take_samples(&o.sample_prompts, &params, a, e) &&
+             options_count(&cmd, &given, &o, &method, e) && params_from(&o, &params, e) &&
+             take_samples(&o.sample_prompts, &params, a, e) &&
              train_recipe_apply(&recipe, &params, e) && train_method_apply(&method, &params, a, e) &&
              (!distill || distill_apply(distill, &params, e)) &&
              (engine = common_engine_for(&common, o.model, o.dry_run, e)) &&

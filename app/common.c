@@ -80,7 +80,7 @@ bool common_bytes_parse(const char *text, int64_t *bytes, struct error *e) {
     double v = strtod(text, &end);
     while (*end == ' ') end++;
     for (size_t i = 0; end != text && i < sizeof units / sizeof *units; i++)
-        if (!strcasecmp(end, units[i].name) && v > 0 && v * units[i].size < 0x1p50) {
+        if (!strcasecmp(end, units[i].name) && v * units[i].size >= 1 && v * units[i].size < 0x1p50) {
             *bytes = (int64_t)(v * units[i].size);
             return true;
         }

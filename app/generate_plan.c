@@ -43,7 +43,11 @@ static bool take_line(struct generate_plan *p, int i, const char *raw, struct er
                                          .seed = o->seed};
     for (size_t k = 0; k < n; k++)
         if (!lora_use_tag(&p->loras, &tags[k], i, e)) return false;
-    return true;
+    const char *left = strstr(p->lines[i].prompt, "<lora:");
+    if (!left) left = strstr(p->lines[i].prompt, "<lyco:");
+    if (!left) return true;
+    return error_set(e, "Prompt %d has \"%.*s\", which is no LoRA's tag; write <lora:NAME> or <lora:NAME:0.8>.", i + 1,
+                     (int)strcspn(TEXT_SHOW(left), ">") + 1, TEXT_SHOW(left));
 }
 
 static bool take_prompts(struct generate_plan *p, struct error *e) {

@@ -100,6 +100,14 @@ static void options_that_make_no_sense(void **s) {
                    "No usable Vulkan device matches \"nothing\"");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png " SMALL " --memory 1", "MiB");
     expect_failure("", "generate " MINI "--prompt x --out out/x.png --kernel matmul=best", "matmul=best");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --kernel gemm=best", "names no operator");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --memory 1e-9", "--memory takes a size");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --width 16384 --height 16384", "--width and --height");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --strength 0.5", "--lora FILE:0.5");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --hires-steps 5", "--hires SCALE");
+    expect_failure("", "generate " MINI "--prompt x --out out/x.png --every 2", "--compose switch");
+    expect_failure("", "generate " MINI "--prompt 'x <lora:a:0,8> y' --out out/x.png",
+                   "\"<lora:a:0,8>\", which is no LoRA's tag");
     expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "generate " MINI "--prompt x --out out/x.png",
                    "Vulkan");
     expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "devices", "Vulkan");
@@ -407,6 +415,16 @@ static void interrupts_leave_nothing(void **s) {
                    "generate " MINI "--steps 1000 --count 1000 --grid --prompt x --out out/x.png", "nothing was written");
 }
 
+/* Pictures that are done stay, and the sentence does not say otherwise. */
+static void interrupts_keep_what_is_done(void **s) {
+    shell(arena_printf(memory, "cd '%s' && export M='%s' && { '%s/atelier' generate " MINI "--steps 50 --count 1000 --prompt x "
+                               "--out halt.png >stdout 2>stderr & pid=$!; for i in $(seq 600); do [ -f halt-001.png ] && "
+                               "break; sleep 0.1; done; kill -INT $pid; wait $pid; }", base, DATA, ATELIER_BINARY_DIR));
+    assert_true(exists("halt-001.png"));
+    const char *said = slurp(scratch_path("stderr"));
+    if (!strstr(said, "of 1000 pictures, which are written")) fail_msg("%s", said);
+}
+
 /* A limit on file sizes stands in for a full disk; a real small one where we may mount. */
 static void full_disks(void **s) {
     expect_failure("ulimit -f 1;", "generate " MINI "--prompt x --width 64 --height 64 --steps 1 --out out/x.png",
@@ -508,6 +526,13 @@ static void folders_that_cannot_be_learnt(void **s) {
     expect_failure("", TRAIN "pictures --out out/x.safetensors --resume", "resume");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --memory 1", "MiB");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --sample-every 3", "--sample-prompt");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --snr-gamma 3", "--weighting min-snr");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --weighting min-snr --snr-gamma 0", "5 is usual");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --pyramid-discount 0.5", "--pyramid-iterations");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --token-vectors 2", "--token");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --masks none --dry-run", "has no mask");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --resume --dry-run", "nothing to resume");
+    expect_failure("", TRAIN "pictures --out out/x.safetensors --resolution 16384", "Lower --resolution");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --lr 10 --max-grad-norm 0 --lr-schedule constant --steps 500",
                    "no longer a number at step");
 }
@@ -535,6 +560,7 @@ int main(void) {
         cmocka_unit_test(prompts_in_styles),                cmocka_unit_test(loras_together),
         cmocka_unit_test(regions),                          cmocka_unit_test(long_prompts_warn),
         cmocka_unit_test(interrupts_leave_nothing),         cmocka_unit_test(full_disks),
+        cmocka_unit_test(interrupts_keep_what_is_done),
         cmocka_unit_test(training_resumes_to_the_same_bytes),
         cmocka_unit_test(training_survives),
         cmocka_unit_test(logs_hold_no_chatter),

@@ -47,6 +47,8 @@ static bool check_params(const struct train_params *p, struct error *err) {
         return error_set(err,
                          "--kind none leaves the text encoder as it is: without --train-text-encoder, or with --kind lora.");
     if (!(p->lr >= 0)) return error_set(err, "The learning rate must not be negative.");
+    if (p->weighting == TARGET_WEIGHT_MIN_SNR && !(p->snr_gamma > 0))
+        return error_set(err, "--snr-gamma 0 leaves nothing of the loss: 5 is usual, 1 or 2 weigh fine detail less.");
     if (!train_schedule_check(&p->schedule, err)) return false;
     if (train_schedule_warmup(&p->schedule, p->steps) > p->steps)
         return error_set(err, "--warmup is longer than the run of %d steps.", p->steps);
