@@ -20,6 +20,8 @@ static void test_lists(void **state) {
     struct bucket_size list[BUCKET_MAX];
     assert_int_equal(list_of(512, 256, 1024, 64, list), 17);
     assert_memory_equal(list, want, sizeof want);
+    assert_int_equal(list_of(512, 128, 1024, 64, list), 21); /* the narrowest end at the largest side */
+    assert_true(list[0].w == 128 && list[0].h == 1024 && list[1].w == 192 && list[1].h == 1024 && list[2].h == 832);
     assert_int_equal(list_of(768, 256, 1024, 64, list), 19);
     assert_int_equal(list_of(1024, 256, 2048, 64, list), 41);
     assert_int_equal(list_of(512, 0, 0, 0, list), 17); /* the defaults */

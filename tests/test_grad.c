@@ -75,6 +75,31 @@ static void test_products_add_up_in_place(void **state) {
     arena_destroy(&a);
 }
 
+/* y = x w' + x w': two readings of one slot are one parameter, written once: dw = 2 dy' x. */
+static void test_readings_of_a_slot(void **state) {
+    struct arena *a = arena_create(NULL);
+    struct graph *g = graph_create(a, TENSOR_F32);
+    struct tensor_set *set = tensor_set_create(a, "p", TENSOR_F32, true, 1 << 20);
+    int slot = tensor_set_add(set, "w", (struct shape){1, 1, 4, 4}), home = -1;
+    int x = graph_io(g, "x", (struct shape){1, 1, 8, 4});
+    int first = graph_linear(g, x, graph_slot(g, set, SET_DATA, slot), -1, -1);
+    int y = graph_linear(g, x, graph_slot(g, set, SET_DATA, slot), -1, first);
+    int seed = graph_io(g, "seed", graph_shape(g, y));
+    struct error err;
+    if (!graph_grad(g, y, seed, &err)) fail_msg("%s", err.text);
+    for (int v = 0; v < g->n_values; v++)
+        if (g->values[v].bank == SET_GRAD && g->values[v].cls == VALUE_SET) assert_int_equal(home, -1), home = v;
+    assert_true(home >= 0);
+    double **data = tape_run(g, a);
+    for (int o = 0; o < 4; o++)
+        for (int i = 0; i < 4; i++) {
+            double want = 0;
+            for (int r = 0; r < 8; r++) want += 2 * data[seed][r * 4 + o] * data[x][r * 4 + i];
+            assert_true(fabs(data[home][o * 4 + i] - want) < 1e-12);
+        }
+    arena_destroy(&a);
+}
+
 /* y = a + b: one gradient for two parameters; each bank slot is written, the seed itself is not taken over. */
 static void test_shared_gradient_is_copied(void **state) {
     struct arena *a = arena_create(NULL);
@@ -145,7 +170,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_network_against_differences), cmocka_unit_test(test_products_add_up_in_place),
         cmocka_unit_test(test_shared_gradient_is_copied),   cmocka_unit_test(test_frozen_parts_are_skipped),
-        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_readings_of_a_slot),          cmocka_unit_test(test_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

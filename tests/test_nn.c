@@ -236,6 +236,18 @@ static void test_unet_inputs(void **state) {
     arena_destroy(&a);
 }
 
+/* Odd sizes are rounded up where the downsampler pads, and down where it does not. */
+static void test_level_sizes(void **state) {
+    static const struct {
+        int padding, level, w, h;
+    } rows[] = {{1, 0, 9, 7}, {1, 1, 5, 4}, {1, 2, 3, 2}, {1, 3, 2, 1}, {0, 1, 4, 3}, {0, 2, 2, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int w = 9, h = 7;
+        unet_level_size(&(struct unet_config){.downsample_padding = rows[i].padding}, rows[i].level, &w, &h);
+        assert_true(w == rows[i].w && h == rows[i].h);
+    }
+}
+
 static void test_added(void **state) {
     struct error e = {0};
     struct unet_config cfg = {.added_dim = 1280 + 6 * 256, .added_time_id_dim = 256, .flip_sin_to_cos = true};
@@ -247,6 +259,10 @@ static void test_added(void **state) {
     assert_float_equal(dst[1280], 0.98735f, 1e-4);        /* cos 1024 */
     assert_float_equal(dst[1280 + 128], -0.15853f, 1e-4); /* sin 1024 */
     assert_float_equal(dst[1280 + 512], 1, 0);            /* cos 0 */
+    struct unet_config shifted = {.added_dim = 4, .added_time_id_dim = 4, .freq_shift = 1};
+    assert_true(unet_added_fill(&shifted, pooled, 0, (float[]){3000}, 1, dst, &e)); /* frequencies 1 and 1/10000; sines first */
+    assert_float_equal(dst[1], 0.2955202, 1e-6);                                    /* sin 0.3 */
+    assert_float_equal(dst[3], 0.9553365, 1e-6);                                    /* cos 0.3 */
     assert_false(unet_added_fill(&cfg, pooled, 1280, ids, 5, dst, &e));
     ASSERT_SAYS(e, "2816");
 }
@@ -394,6 +410,7 @@ int main(void) {
         cmocka_unit_test(test_added),        cmocka_unit_test(test_unet_huge),
         cmocka_unit_test(test_vae_refusals), cmocka_unit_test(test_clip_refusals),
         cmocka_unit_test(test_clip_skip),    cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_level_sizes),
     };
     return cmocka_run_group_tests(tests, scratch_make, scratch_drop);
 }

@@ -305,6 +305,11 @@ static void test_one_window(void **state) {
     assert_true(c.n == 1 && filled(&c.items[0]) == 75 && !c.items[0].weighted && c.n_dropped == c.n_tokens - 75);
     size_t n = strlen(c.dropped);
     assert_string_equal(c.dropped + n - 3, "fox");
+    /* A comma near the end moves nothing: what it would move would be lost. */
+    const char *text = arena_printf(a, "%s, %s", repeat(a, "! ", 70), repeat(a, "! ", 10));
+    assert_true(prompt_parse(a, PROMPT_DIFFUSERS, text, &parsed, &e));
+    prompt_chunk(a, &parsed.parts[0].texts[0].runs, &p, &c);
+    assert_true(c.n == 1 && filled(&c.items[0]) == 75 && c.n_dropped == 6);
     tokenizer_destroy(&t);
     arena_destroy(&a);
 }

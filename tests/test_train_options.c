@@ -56,40 +56,58 @@ static const char *outcome(const char *name, void (*set)(struct train_params *p)
 
 /* --- a plain batch --------------------------------------------------------------------------------------- */
 
-/* What a step without options sees, written out: a sample of the VAE's posterior, (mean + deviation z - shift) scale; noise and
- * time from the same generator, in this order; the noised picture and v-prediction's target. */
-static void test_batch(void **state) {
-    struct error e = {{0}};
-    struct train_params p = runs_params("batch");
-    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
-    if (!t) fail_msg("%s", e.text);
-    struct vae_config *vae = &runs_engine->model->vae;
-    const float shift = vae->shift_factor;
-    size_t pixels = (size_t)(t->lw * t->lh), c = (size_t)t->channels, n = pixels * c, all = (size_t)p.batch * n;
-    float *z = arena_alloc_n(runs_arena, all, sizeof *z), *noise = arena_alloc_n(runs_arena, all, sizeof *noise);
-    struct rng same = t->rng;
-    vae->shift_factor = 0.25f;
-    if (!train_batch_draw(t, 3, &e)) fail_msg("%s", e.text);
-    vae->shift_factor = shift;
-    rng_randn(&same, z, all);
-    rng_randn(&same, noise, all);
-    assert_int_equal(t->schedule->params.prediction, SCHEDULE_PREDICT_V);
-    for (size_t b = 0; b < (size_t)p.batch; b++) {
-        int time = (int)rng_randint(&same, 1000);
-        assert_true(t->batch_t[b] == (float)time);
-        assert_float_equal(t->batch_seed[b], 1.0 / (p.batch * 3), 1e-7); /* the mean over three batches' pictures */
-        double alpha = sqrt((double)t->schedule->alpha_bar[time]), sigma = sqrt(1 - (double)t->schedule->alpha_bar[time]);
-        const float *moments = t->moments + t->places[t->feed->order[b]].latent * 2 * c;
-        for (size_t i = 0; i < n; i++) {
-            const float *m = moments + i / c * 2 * c + i % c;
-            double x0 = ((double)m[0] + exp(0.5 * (double)m[c]) * (double)z[b * n + i] - 0.25) * (double)vae->scaling_factor;
-            double x = alpha * x0 + sigma * (double)noise[b * n + i], v = alpha * (double)noise[b * n + i] - sigma * x0;
-            assert_float_equal(t->latent[b * n + i], x0, 1e-5 * fmax(1, fabs(x0)));
-            assert_float_equal(t->batch_x[b * n + i], x, 1e-5 * fmax(1, fabs(x)));
-            assert_float_equal(t->batch_target[b * n + i], v, 1e-5 * fmax(1, fabs(v)));
-        }
+/* One picture of a batch, from its posterior's draw z, its noise, and the noise that the noised picture gets. */
+static void check_picture(const struct trainer *t, size_t b, int time, const float *z, const float *noise, const float *shown,
+                          double shift) {
+    size_t c = (size_t)t->channels, n = (size_t)(t->lw * t->lh) * c;
+    const float *moments = t->moments + t->places[t->feed->order[b]].latent * 2 * c;
+    double bar = (double)t->schedule->alpha_bar[time], alpha = sqrt(bar), sigma = sqrt(1 - bar);
+    for (size_t i = 0, k = b * n; i < n; i++, k++) {
+        const float *m = moments + i / c * 2 * c + i % c;
+        double x0 = ((double)m[0] + exp(0.5 * (double)m[c]) * (double)z[k] - shift) * (double)t->e->model->vae.scaling_factor;
+        double x = alpha * x0 + sigma * (double)shown[k], v = alpha * (double)noise[k] - sigma * x0;
+        assert_float_equal(t->latent[k], x0, 1e-5 * fmax(1, fabs(x0)));
+        assert_float_equal(t->batch_x[k], x, 1e-5 * fmax(1, fabs(x)));
+        assert_float_equal(t->batch_target[k], v, 1e-5 * fmax(1, fabs(v)));
     }
-    trainer_destroy(&t);
+}
+
+/* What a step sees, written out: a sample of the VAE's posterior, (mean + deviation z - shift) scale; noise and time from the
+ * same generator, in this order; the noised picture and v-prediction's target. Then with noise options: they change the noise
+ * by the other generator, and perturbation only what is shown. */
+static void test_batch(void **state) {
+    static const struct noise_params noises[] = {
+        {0}, {.offset = 0.1f, .pyramid_iterations = 3, .pyramid_discount = 0.3f}, {.perturbation = 0.2f}};
+    for (int k = 0; k < 3; k++) {
+        struct error e = {{0}};
+        struct train_params p = runs_params(arena_printf(runs_arena, "batch%d", k));
+        p.noise = noises[k];
+        struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+        if (!t) fail_msg("%s", e.text);
+        struct vae_config *vae = &runs_engine->model->vae;
+        const float shift = vae->shift_factor;
+        struct noise_size size = {p.batch, t->lh, t->lw, t->channels};
+        size_t all = (size_t)(p.batch * t->lw * t->lh * t->channels);
+        float *z = arena_alloc_n(runs_arena, all, sizeof *z), *noise = arena_alloc_n(runs_arena, all, sizeof *noise);
+        float *shown = arena_alloc_n(runs_arena, all, sizeof *shown);
+        struct rng same = t->rng, dice = t->dice;
+        vae->shift_factor = 0.25f;
+        if (!train_batch_draw(t, 3, &e)) fail_msg("%s", e.text);
+        vae->shift_factor = shift;
+        rng_randn(&same, z, all);
+        rng_randn(&same, noise, all);
+        noise_shape(&p.noise, &dice, noise, t->latent, &size, shown);
+        memcpy(shown, noise, all * sizeof *shown);
+        if (k == 2) noise_perturb(&p.noise, &dice, shown, noise, all);
+        assert_int_equal(t->schedule->params.prediction, SCHEDULE_PREDICT_V);
+        for (int b = 0; b < p.batch; b++) {
+            int time = (int)rng_randint(&same, 1000);
+            assert_true(t->batch_t[b] == (float)time);
+            assert_float_equal(t->batch_seed[b], 1.0 / (p.batch * 3), 1e-7); /* the mean over three batches' pictures */
+            check_picture(t, (size_t)b, time, z, noise, shown, 0.25);
+        }
+        trainer_destroy(&t);
+    }
 }
 
 /* --- noise and captions --------------------------------------------------------------------------------- */
