@@ -34,6 +34,17 @@ static void test_against_transformers(void **state) {
     json_decref(cases);
 }
 
+/* Without --lr-decay the last tenth falls, here from step 180 on by half a cosine. */
+static void test_default_decay(void **state) {
+    struct train_schedule_params p = {.kind = TRAIN_STABLE_DECAY, .least = 0.2f};
+    static const struct {
+        int step;
+        double factor;
+    } want[] = {{0, 1}, {179, 1}, {180, 1}, {190, 0.6}, {195, 0.2 + 0.4 * (1 - 0.70710678)}};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        assert_float_equal(train_schedule_factor(&p, want[i].step, 200, 1e-3f), want[i].factor, 1e-6);
+}
+
 static void test_refused(void **state) {
     struct error e = {{0}};
     enum train_schedule kind;
@@ -46,6 +57,7 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_transformers), cmocka_unit_test(test_default_decay),
+                                       cmocka_unit_test(test_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "train/optimiser.h"
+#include "train/optimiser_priv.h"
 
 enum { RANK = 6, COLUMNS = 8, IN = 21, OUT = 26 };
 
@@ -128,11 +128,8 @@ static void check_case(struct pair *p, struct engine *e, const char *name, float
     json_decref(o);
 }
 
-static void run_rig(int rig, float loss_scale) {
-    static const char *const names[] = {"adamw",   "adamw_plus",    "lion",      "schedule_free",
-                                        "prodigy", "prodigy_usual", "adafactor", "adafactor_relative"};
+static struct pair pair_open(struct engine *e) {
     struct error err = {{0}};
-    struct engine *e = session_open("mini-odd", rig);
     struct pair p = {.a = arena_create(NULL), .golden = golden_open("optimisers")};
     p.set = tensor_set_create(p.a, "pair", TENSOR_F32, true, 0);
     p.down = tensor_set_add(p.set, "down", (struct shape){1, 1, COLUMNS, IN});
@@ -140,11 +137,79 @@ static void run_rig(int rig, float loss_scale) {
     p.data = gpu_set_create(e->dev, p.set, SET_DATA, &err);
     p.grad = gpu_set_create(e->dev, p.set, SET_GRAD, &err);
     assert_true(p.data && p.grad);
+    return p;
+}
+
+static void pair_close(struct pair *p) {
+    gpu_set_destroy(&p->data);
+    gpu_set_destroy(&p->grad);
+    st_close(&p->golden);
+    arena_destroy(&p->a);
+}
+
+static void run_rig(int rig, float loss_scale) {
+    static const char *const names[] = {"adamw",   "adamw_plus",    "lion",      "schedule_free",
+                                        "prodigy", "prodigy_usual", "adafactor", "adafactor_relative"};
+    struct engine *e = session_open("mini-odd", rig);
+    struct pair p = pair_open(e);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) check_case(&p, e, names[i], loss_scale);
-    gpu_set_destroy(&p.data);
-    gpu_set_destroy(&p.grad);
-    st_close(&p.golden);
-    arena_destroy(&p.a);
+    pair_close(&p);
+    session_close(&e);
+}
+
+/* Steps of a named case with one gradient over and over, at these rates. */
+static struct optimiser *steps(struct pair *p, struct engine *e, const char *name, double growth, const float *lr, int n,
+                               void (*each)(const struct optimiser *o, int k, double *out), double *out) {
+    struct error err = {{0}};
+    json_t *o = json_loads(golden_text(p->golden, name), 0, NULL);
+    json_object_set_new(o, "growth", json_real(growth));
+    struct optimiser *opt = open_case(p, e, o, 1);
+    put(p, p->data, "start", 1);
+    put(p, p->grad, "grad.0", 1);
+    for (int k = 0; k < n; k++) {
+        float norm;
+        bool applied;
+        assert_true(optimiser_step(opt, lr[k], &norm, &applied, &err) && applied);
+        each(opt, k, out);
+    }
+    json_decref(o);
+    return opt;
+}
+
+static void note_rate(const struct optimiser *o, int k, double *out) { out[k] = (double)optimiser_rate(o, 1); }
+static void note_share(const struct optimiser *o, int k, double *out) { out[k] = (double)o->hyper_values[7]; }
+
+/* Prodigy's estimate rises as fast as it likes, or by no more than --prodigy-growth a step after its first leap. */
+static void test_growth(void **state) {
+    enum { N = 12 };
+    double free_rates[N], rates[N], most = 0;
+    float lr[N];
+    for (int k = 0; k < N; k++) lr[k] = 1;
+    struct engine *e = session_open("mini-odd", SESSION_CPU);
+    struct pair p = pair_open(e);
+    struct optimiser *o = steps(&p, e, "prodigy", 0, lr, N, note_rate, free_rates);
+    optimiser_destroy(&o);
+    o = steps(&p, e, "prodigy", 1.02, lr, N, note_rate, rates);
+    optimiser_destroy(&o);
+    for (int k = 2; k < N; k++) {
+        most = fmax(most, free_rates[k] / free_rates[k - 1]);
+        assert_true(rates[k] <= rates[k - 1] * 1.02 * (1 + 1e-6));
+    }
+    assert_true(most > 1.1 && rates[N - 1] < free_rates[N - 1]);
+    pair_close(&p);
+    session_close(&e);
+}
+
+/* The average gives a step the share of the square of the largest rate so far: of 1, 4 and again 4 that is 1, 4/5, 4/9. */
+static void test_warmup_counts_little(void **state) {
+    static const float lr[] = {0.5e-3f, 1e-3f, 0.25e-3f};
+    double shares[3];
+    struct engine *e = session_open("mini-odd", SESSION_CPU);
+    struct pair p = pair_open(e);
+    struct optimiser *o = steps(&p, e, "schedule_free", 0, lr, 3, note_share, shares);
+    assert_true(fabs(shares[0] - 1) < 1e-6 && fabs(shares[1] - 0.8) < 1e-6 && fabs(shares[2] - 4 / 9.0) < 1e-6);
+    optimiser_destroy(&o);
+    pair_close(&p);
     session_close(&e);
 }
 
@@ -169,6 +234,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_class),
         cmocka_unit_test(test_gpu_class),
+        cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_warmup_counts_little),
         cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,32 +56,40 @@ static const char *outcome(const char *name, void (*set)(struct train_params *p)
 
 /* --- a plain batch --------------------------------------------------------------------------------------- */
 
-/* One picture of a batch, from its posterior's draw z, its noise, and the noise that the noised picture gets. */
-static void check_picture(const struct trainer *t, size_t b, int time, const float *z, const float *noise, const float *shown,
-                          double shift) {
+/* The latents of slot b are a sample of that picture's posterior, (mean + deviation z - shift) scale. */
+static void check_latent(const struct trainer *t, size_t b, size_t picture, const float *z, double shift) {
     size_t c = (size_t)t->channels, n = (size_t)(t->lw * t->lh) * c;
-    const float *moments = t->moments + t->places[t->feed->order[b]].latent * 2 * c;
-    double bar = (double)t->schedule->alpha_bar[time], alpha = sqrt(bar), sigma = sqrt(1 - bar);
+    const float *moments = t->moments + t->places[picture].latent * 2 * c;
     for (size_t i = 0, k = b * n; i < n; i++, k++) {
         const float *m = moments + i / c * 2 * c + i % c;
         double x0 = ((double)m[0] + exp(0.5 * (double)m[c]) * (double)z[k] - shift) * (double)t->e->model->vae.scaling_factor;
-        double x = alpha * x0 + sigma * (double)shown[k], v = alpha * (double)noise[k] - sigma * x0;
         assert_float_equal(t->latent[k], x0, 1e-5 * fmax(1, fabs(x0)));
+    }
+}
+
+/* What is made of them with noise, and with the noise that the noised picture gets. */
+static void check_noised(const struct trainer *t, size_t b, int time, const float *noise, const float *shown) {
+    size_t n = (size_t)(t->lw * t->lh * t->channels);
+    double bar = (double)t->schedule->alpha_bar[time], alpha = sqrt(bar), sigma = sqrt(1 - bar);
+    for (size_t i = 0, k = b * n; i < n; i++, k++) {
+        double x0 = (double)t->latent[k], x = alpha * x0 + sigma * (double)shown[k];
+        double v = alpha * (double)noise[k] - sigma * x0;
         assert_float_equal(t->batch_x[k], x, 1e-5 * fmax(1, fabs(x)));
         assert_float_equal(t->batch_target[k], v, 1e-5 * fmax(1, fabs(v)));
     }
 }
 
-/* What a step sees, written out: a sample of the VAE's posterior, (mean + deviation z - shift) scale; noise and time from the
- * same generator, in this order; the noised picture and v-prediction's target. Then with noise options: they change the noise
- * by the other generator, and perturbation only what is shown. */
+/* What a step sees, written out: the pictures' samples, noise and times from one generator, in this order; the noised picture
+ * and v-prediction's target; how much each counts. Then with noise options: they change the noise by the other generator, and
+ * perturbation only what is shown. Then with weights by the ratio of signal to noise. */
 static void test_batch(void **state) {
     static const struct noise_params noises[] = {
-        {0}, {.offset = 0.1f, .pyramid_iterations = 3, .pyramid_discount = 0.3f}, {.perturbation = 0.2f}};
-    for (int k = 0; k < 3; k++) {
+        {0}, {.offset = 0.1f, .pyramid_iterations = 3, .pyramid_discount = 0.3f}, {.perturbation = 0.2f}, {0}};
+    for (int k = 0; k < 4; k++) {
         struct error e = {{0}};
         struct train_params p = runs_params(arena_printf(runs_arena, "batch%d", k));
         p.noise = noises[k];
+        if (k == 3) p.weighting = TARGET_WEIGHT_MIN_SNR, p.snr_gamma = 0.5f;
         struct trainer *t = trainer_create(runs_engine, &p, false, &e);
         if (!t) fail_msg("%s", e.text);
         struct vae_config *vae = &runs_engine->model->vae;
@@ -103,8 +111,11 @@ static void test_batch(void **state) {
         for (int b = 0; b < p.batch; b++) {
             int time = (int)rng_randint(&same, 1000);
             assert_true(t->batch_t[b] == (float)time);
-            assert_float_equal(t->batch_seed[b], 1.0 / (p.batch * 3), 1e-7); /* the mean over three batches' pictures */
-            check_picture(t, (size_t)b, time, z, noise, shown, 0.25);
+            double snr = (double)t->schedule->alpha_bar[time] / (1 - (double)t->schedule->alpha_bar[time]);
+            double weight = k == 3 ? fmin(snr, 0.5) / (snr + 1) : 1;
+            assert_float_equal(t->batch_seed[b], weight / (p.batch * 3), 1e-6); /* the mean over three batches' pictures */
+            check_latent(t, (size_t)b, t->feed->order[b], z, 0.25);
+            check_noised(t, (size_t)b, time, noise, shown);
         }
         trainer_destroy(&t);
     }
@@ -291,8 +302,16 @@ static void test_buckets(void **state) {
     assert_true(plan.buckets[1].w == 48 && plan.buckets[1].h == 80 && plan.buckets[1].n_pictures == 1);
     assert_true(plan.buckets[2].w == 64 && plan.buckets[2].h == 64 && plan.buckets[2].n_pictures == 2);
     unsigned seen = 0;
+    t->params.flip = false; /* so that it is known which version is taken */
     for (int i = 0; i < 3; i++) { /* an epoch */
+        struct rng same = t->rng;
+        float z[2 * 8 * 8 * 4];
         if (!train_batch_draw(t, 1, &e)) fail_msg("%s", e.text);
+        const struct bucket_batch *batch = &t->feed->batches[t->feed->order_at - 1];
+        assert_true((size_t)(2 * t->lw * t->lh * t->channels) <= sizeof z / sizeof *z);
+        rng_randn(&same, z, (size_t)(2 * t->lw * t->lh * t->channels));
+        for (int b = 0; b < batch->n; b++)
+            check_latent(t, (size_t)b, t->feed->order[batch->first + b], z, (double)t->e->model->vae.shift_factor);
         seen |= 1u << t->bucket;
         assert_true(t->batch_seed[0] == (t->bucket == 1 ? 1.0f : 0.5f) && t->batch_seed[1] == (t->bucket == 1 ? 0 : 0.5f));
         assert_true(t->lw * 8 == t->buckets[t->bucket].size.w && t->tape->prog != NULL);
@@ -326,6 +345,22 @@ static void test_dropout(void **state) {
 }
 
 /* A module that is dropped gets no gradient at all: at a rate of nearly 1 every one of them. */
+/* Every batch drops other places. */
+static void test_dropout_keys(void **state) {
+    struct error e = {{0}};
+    struct train_params p = runs_params("keys");
+    float keys[3][2];
+    set_dropout(&p);
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    for (int i = 0; i < 3; i++) {
+        if (!train_batch_draw(t, 1, &e)) fail_msg("%s", e.text);
+        memcpy(keys[i], t->dropout_key, sizeof keys[i]);
+        for (int j = 0; j < i; j++) assert_true(keys[i][0] != keys[j][0] && keys[i][1] != keys[j][1]);
+    }
+    trainer_destroy(&t);
+}
+
 static void test_module_dropout(void **state) {
     for (int drop = 0; drop < 2; drop++) {
         struct train_params p = runs_params(drop ? "module" : "no-module");
@@ -634,7 +669,7 @@ static void test_resume_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_batch),          cmocka_unit_test(test_dropout_keys),
         cmocka_unit_test(test_noise),          cmocka_unit_test(test_caption_dropout), cmocka_unit_test(test_flip),
         cmocka_unit_test(test_times),          cmocka_unit_test(test_buckets),         cmocka_unit_test(test_tags),
         cmocka_unit_test(test_dropout),        cmocka_unit_test(test_module_dropout),  cmocka_unit_test(test_ema),
