@@ -65,6 +65,9 @@ static const struct option rows[] = {
      "late steps alone changes how things look, not where they are", 0, 100000},
     {"flip", OPTION_FLAG, FIELD(flip), NULL,
      "mirror half of the pictures, drawn anew each time; not where left and\nright or letters matter"},
+    {"recolour", OPTION_INT, FIELD(recolour), "N",
+     "learn the style from N versions of each picture in other colours, thin lines\ngone: for styles of lines, ink "
+     "or flat colours, with --max-timestep 700 (0)", 0, 64},
     {"caption-dropout", OPTION_NUMBER, FIELD(caption_dropout), "X",
      "part of the captions left out, 0 to 1 (none; 0.1 is usual)", 0, 1},
     {"shuffle-captions", OPTION_FLAG, FIELD(shuffle_captions), NULL,
@@ -135,6 +138,7 @@ bool train_method_apply(const struct train_method_options *o, struct train_param
     p->min_timestep = o->min_timestep, p->max_timestep = o->max_timestep;
     apply_words(o, p, a);
     p->max_weight_norm = (float)o->scale_weight_norms;
+    p->recolour = o->recolour;
     p->flip = o->flip, p->caption_dropout = (float)o->caption_dropout, p->ema = (float)o->ema;
     p->dropout = (struct lora_dropout){(float)o->network_dropout, (float)o->rank_dropout, (float)o->module_dropout};
     p->noise = (struct noise_params){.offset = (float)o->noise_offset, .offset_adaptive = (float)o->noise_offset_adaptive,
@@ -194,6 +198,7 @@ void train_method_print(const struct train_params *p) {
     print_noise(&p->noise);
     if (p->masks) printf("loss        masked by the pictures in %s\n", p->masks);
     if (p->flip) printf("pictures    half of them mirrored\n");
+    if (p->recolour) printf("pictures    learned from %d versions of each in other colours\n", p->recolour);
     if (p->captions.shuffle) printf("captions    tags shuffled, the first %d kept\n", p->captions.keep);
     if (p->captions.tag_dropout > 0) printf("captions    %g%% of the tags left out\n", 100 * (double)p->captions.tag_dropout);
     if (p->caption_dropout > 0) printf("captions    %g%% left out\n", 100 * (double)p->caption_dropout);

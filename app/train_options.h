@@ -11,6 +11,7 @@ struct train_method_options {
     bool shuffle_captions;
     int keep_tokens;
     double tag_dropout;
+    int recolour;
     bool flip, noise_offset_random, input_perturbation_random;
     double caption_dropout, network_dropout, rank_dropout, module_dropout, ema;
     double noise_offset, noise_offset_adaptive, pyramid_discount, input_perturbation;

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "train/recoloured_priv.h"
 #include "train/trainer_priv.h"
 
 /* Its own generator, seeded by the epoch: resuming needs no history. */
@@ -95,7 +96,7 @@ static int choose_text(struct trainer *t, int slot, uint32_t picture) {
 }
 
 /* The second noise of input perturbation goes into the noised picture alone, not into the target. */
-static const float *perturb(struct trainer *t, size_t n) {
+static float *perturb(struct trainer *t, size_t n) {
     if (!(t->params.noise.perturbation > 0)) return t->noise;
     noise_perturb(&t->params.noise, &t->dice, t->perturbed, t->noise, n);
     return t->perturbed;
@@ -127,12 +128,13 @@ bool train_batch_draw(struct trainer *t, int accumulate, struct error *err) {
     }
     rng_randn(&t->rng, t->noise, all);
     noise_shape(&p->noise, &t->dice, t->noise, t->latent, &(struct noise_size){batch, t->lh, t->lw, t->channels}, t->perturbed);
-    const float *noise = perturb(t, all);
+    float *noise = perturb(t, all);
     for (int b = 0; b < batch; b++) {
         int time = p->distill.method == DISTILL_LCM
                        ? train_distill_time(t, b, real)
                        : p->min_timestep + (int)rng_randint(&t->rng, (uint32_t)(last - p->min_timestep));
         train_loss_place(t, b, time, b < real ? real * accumulate : 0);
+        train_recolour_place(t, b, taken[b], time, t->noise, noise);
         target_add_noise(t->schedule, time, t->batch_x + b * n, t->latent + b * n, noise + b * n, (size_t)n);
         target_make(t->schedule, time, t->batch_target + b * n, t->latent + b * n, t->noise + b * n, (size_t)n);
         train_mask_place(t, b, (int64_t)taken[b]);

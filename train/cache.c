@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/os.h"
+#include "train/recoloured_priv.h"
 #include "train/trainer_priv.h"
 
 /* SDXL is told how large a picture was, and where it was cut after it was scaled. */
@@ -42,7 +43,12 @@ static bool encode_picture(struct trainer *t, struct vae_session *vae, size_t i,
     note_sizes(t, i);
     bool ok =
         dataset_load_cut(a, &t->data.samples[i], &t->places[i].cut, &im, err) && vae_session_encode(vae, im.rgb, moments, err);
-    if (ok && t->params.flip) ok = vae_session_encode(vae, image_flip_horizontal(a, &im).rgb, moments + each * c, err);
+    ok = ok && train_recolour_encode(t, vae, i, &im, t->places[i].latent, err);
+    if (ok && t->params.flip) {
+        im = image_flip_horizontal(a, &im);
+        ok = vae_session_encode(vae, im.rgb, moments + each * c, err) &&
+             train_recolour_encode(t, vae, i, &im, t->places[i].latent + each, err);
+    }
     arena_destroy(&a);
     return ok && train_mask_load(t, i, err);
 }

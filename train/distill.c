@@ -21,6 +21,7 @@ static bool check_options(const struct train_params *p, struct error *err) {
         const char *option;
     } rows[] = {{p->train_text_encoder, "--train-text-encoder"},
                 {caption_varies(&p->captions), "--shuffle-captions or --tag-dropout"}, {p->masks != NULL, "--masks"},
+                {p->recolour > 0, "--recolour"},
                 {p->n_words > 0 || p->kind != TRAIN_LORA, "new words"}, {p->buckets.on, "--buckets"},
                 {p->weighting != TARGET_WEIGHT_NONE, "--weighting"},
                 {p->recipe != NULL, "--recipe"}, {train_prior_on(p), "--class-prompt"},

@@ -110,6 +110,7 @@ int train_settings(const struct train_params *p, struct arena *a, const struct m
     real(&l, "ss_module_dropout", tidy(p->dropout.module));
     flag(&l, "ss_masked_loss", p->masks != NULL);
     flag(&l, "ss_flip_aug", p->flip);
+    if (p->recolour) add(&l, "ss_recolour", arena_printf(a, "%d", p->recolour));
     flag(&l, "ss_enable_bucket", p->buckets.on);
     if (p->buckets.on) {
         add(&l, "ss_min_bucket_reso", arena_printf(a, "%d", p->buckets.min));

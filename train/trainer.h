@@ -55,6 +55,7 @@ struct train_params {
     struct distill_params distill; /* {0}: none */
     struct lora_dropout dropout;
     bool flip;             /* half of the pictures mirrored, drawn anew each time */
+    int recolour;          /* so many versions of each picture in other colours, from which the style is learned; 0: none */
     struct caption_params captions;
     float caption_dropout; /* this part of the captions is left out: 0..1 */
     float max_weight_norm; /* every layer's change is kept at most this large; 0: no limit */

@@ -98,6 +98,7 @@ struct trainer {
     bool pinned;                 /* engine/memory.h */
     int lw, lh, channels, tokens, width;
     float *moments;   /* [pictures][1, with flip 2][h][w][2c]: VAE means and log variances; mirrored: of the mirrored picture */
+    float *recoloured; /* [own pictures][1, with flip 2][recolour][h][w][c]: latents; NULL: none */
     float *contexts;  /* [texts][tokens][width], unless the text encoders train */
     float *pooled;    /* [texts][model_pooled_dim], likewise */
     int32_t *ids[MODEL_MAX_TEXTS]; /* [texts, then one per slot of the batch][tokens]; new words as train/words.h says */
@@ -112,8 +113,7 @@ struct trainer {
     bool alpha_is_rank; /* --alpha was not given: every layer takes its own rank */
     int overflows; /* steps left out in a row */
     float loss_mean;
-    float *batch_x, *batch_target, *batch_t, *batch_seed, *noise, *latent, *perturbed;
-    float *batch_hyper; /* [b][2] */
+    float *batch_x, *batch_target, *batch_t, *batch_seed, *batch_hyper /* [b][2] */, *noise, *latent, *perturbed;
     struct train_words words;
     struct train_condition condition;
     struct train_distill distill;
