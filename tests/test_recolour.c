@@ -1,5 +1,7 @@
 /* Recoloured versions: shapes and ground stay, lines go, colours are new; and the noise that puts one in a picture's place. */
 #include "tests/support/cm.h"
+#include "tests/support/session.h"
+#include "tests/support/train_runs.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -7,6 +9,7 @@
 
 #include "diffusion/target.h"
 #include "train/recolour.h"
+#include "train/trainer_priv.h"
 
 enum { SIDE = 96 };
 
@@ -107,8 +110,56 @@ static void test_noise(void **state) {
     }
 }
 
+/* A run keeps the versions' latents, three of each picture and of each mirrored one. */
+static void test_cache(void **state) {
+    enum { VERSIONS = 3 };
+    struct error e = {{0}};
+    struct train_params p = runs_params("cache");
+    p.recolour = VERSIONS, p.flip = true;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    const struct vae_config *cfg = &t->e->model->vae;
+    size_t c = (size_t)t->channels, each = (size_t)(t->lw * t->lh) * c;
+    float *moments = arena_alloc_n(runs_arena, each, 2 * sizeof *moments);
+    struct vae_session *vae = vae_session_create(runs_engine, true, 1, RUNS_SIDE, RUNS_SIDE, &e);
+    assert_non_null(vae);
+    for (size_t i = 0; i < t->data.n; i++) {
+        struct image im;
+        assert_true(dataset_load(runs_arena, &t->data.samples[i], RUNS_SIDE, RUNS_SIDE, &im, &e));
+        for (size_t flip = 0; flip < 2; flip++, im = image_flip_horizontal(runs_arena, &im))
+            for (size_t k = 0; k < VERSIONS; k++) {
+                size_t at = (i * 2 + flip) * (size_t)(t->lw * t->lh);
+                struct image version = recolour_image(runs_arena, &im, p.seed * 1000003u + at * 64 + k);
+                assert_true(vae_session_encode(vae, version.rgb, moments, &e));
+                const float *got = t->recoloured + ((i * 2 + flip) * VERSIONS + k) * each;
+                for (size_t j = 0; j < each; j++)
+                    if (got[j] != (moments[j / c * 2 * c + j % c] - cfg->shift_factor) * cfg->scaling_factor)
+                        fail_msg("picture %zu, mirrored %zu, version %zu: latent %zu", i, flip, k, j);
+            }
+    }
+    vae_session_destroy(&vae);
+    trainer_destroy(&t);
+}
+
+static const char *run(const char *name, int versions, int stop) {
+    struct train_params p = runs_params(name);
+    p.recolour = versions, p.min_timestep = 400, p.stop_after = stop;
+    runs_well(&p);
+    if (stop) p.stop_after = 0, p.resume = true, runs_well(&p);
+    return p.out;
+}
+static void test_runs(void **state) {
+    const char *two = run("two", 2, 0);
+    runs_same_file(run("halves", 2, 2), two);
+    assert_string_not_equal(runs_tensors_hash(two), runs_tensors_hash(run("none", 0, 0)));
+    assert_string_not_equal(runs_tensors_hash(two), runs_tensors_hash(run("one", 1, 0)));
+    struct train_params p = runs_params("distill");
+    p.recolour = 2, p.distill = (struct distill_params){.method = DISTILL_CFG, .guidance_min = 4, .guidance_max = 4};
+    runs_refused(&p, "--recolour");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_shapes), cmocka_unit_test(test_odd_pictures),
-                                       cmocka_unit_test(test_noise)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+                                       cmocka_unit_test(test_noise), cmocka_unit_test(test_cache), cmocka_unit_test(test_runs)};
+    return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }
