@@ -151,6 +151,7 @@ static void test_specs(void **state) {
     } good[] = {
         {"", 1, 1, 1, 0, 1},       {"0.8", 0.8f, 1, 1, 0, 1},         {"-1", -1, 1, 1, 0, 1},
         {"0..1", 1, 0, 1, 0, 1},   {"0.2..1.0", 1, 0.2f, 1, 0, 1},    {"1..0.5", 1, 1, 0.5f, 0, 1},
+        {"-1..0", -1, 1, 0, 0, 1}, {"0..-0.5", -0.5f, 0, 1, 0, 1},
         {"2..1@50-100%", 2, 1, 0.5f, 0.5f, 1}, {"0.8@0-40%", 0.8f, 1, 1, 0, 0.4f}, {"@10-20%", 1, 1, 1, 0.1f, 0.2f},
         {"0.5:M00=0", 0.5f, 1, 1, 0, 1, true}, {":1,1,1,1,1,1,1,1,1,1,1,1", 1, 1, 1, 0, 1, true},
     };
@@ -192,6 +193,14 @@ static void test_block_forms(void **state) {
         for (int i = 0; i < forms[f][0]; i++) assert_true(b.factor[forms[f][i + 1]] == (float)(i + 2));
         bool xl = forms[f][0] == 12 || forms[f][0] == 20;
         assert_true(lora_blocks_fit(&b, xl, &e) && !lora_blocks_fit(&b, !xl, &e));
+    }
+    struct lora_blocks b; /* by name: all of a kind, both ends of a range, later ones win */
+    struct error e;
+    if (!lora_blocks_parse("IN=0.5,OUT=0.25,OUT03-05=2,MID=3", &b, &e)) fail_msg("%s", e.text);
+    for (int i = 0; i < LORA_N_BLOCKS; i++) {
+        bool in = i >= LORA_BLOCK_IN && i < LORA_BLOCK_IN + 12, range = i >= LORA_BLOCK_OUT + 3 && i <= LORA_BLOCK_OUT + 5;
+        float out = range ? 2 : i >= LORA_BLOCK_OUT ? 0.25f : 1;
+        assert_true(b.factor[i] == (in ? 0.5f : i == LORA_BLOCK_MIDDLE ? 3 : out));
     }
     arena_destroy(&a);
 }
