@@ -38,7 +38,7 @@ static void draw_source(const char *name, int w, int h, int seed) {
 static void prompt_lines(void **s) {
     static const char text[] = "\xef\xbb\xbf# a comment\r\n\r\n  a fox -- in snow --n blurry, dark --w 64 --h 32 --d "
                                "18446744073709551615 --l 3.5 --s 4 --ss euler_a\r\n"
-                               "plain\n  # another\na cup --lora a.safetensors:0.5 --lora b.safetensors --n";
+                               "plain, well--known\n  # another\na cup --lora a.safetensors:0.5 --lora b.safetensors --n";
     struct prompt_line *l;
     struct error e;
     int n;
@@ -50,7 +50,7 @@ static void prompt_lines(void **s) {
     assert_true(l[0].w == 64 && l[0].h == 32 && l[0].seed == UINT64_MAX && l[0].has_seed && l[0].has_cfg && l[0].cfg == 3.5 &&
                 l[0].steps == 4);
     assert_true(l[1].number == 4 && !l[1].negative && !l[1].w && !l[1].has_seed && !l[1].has_cfg && !l[1].n_loras);
-    assert_string_equal(l[1].prompt, "plain");
+    assert_string_equal(l[1].prompt, "plain, well--known");
     assert_true(l[2].n_loras == 2);
     assert_string_equal(l[2].loras[0], "a.safetensors:0.5");
     assert_string_equal(l[2].negative, "");

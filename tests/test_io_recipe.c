@@ -55,6 +55,10 @@ static void full_recipe_round_trips(void **s) {
     assert_string_equal(recipe_extra(&r, "Note"), extra[1].value);
     assert_null(recipe_extra(&r, "none"));
     assert_string_equal(recipe_format(a, &r), text);
+    /* What no few digits say comes back to the last bit. */
+    loras[0].strength = 1 / 3.0, in.cfg = 7.0 / 1.1;
+    assert_true(recipe_parse(a, recipe_format(a, &in), &r, &e));
+    assert_true(r.loras[0].strength == 1 / 3.0 && r.cfg == 7.0 / 1.1);
 }
 
 static void others_texts_are_read(void **s) {
@@ -92,6 +96,7 @@ static void loras_are_cut_out(void **s) {
         {"<lora:x:0.3:0.6>q", "q", 1, 0.6},
         {"<lora:x:te=0.3:unet=0.7:dyn=8>", "", 1, 0.7},
         {"<lora:x:unet=0.7:te=0.3>", "", 1, 0.7},
+        {"<lora:x:te=0.3>", "", 1, 0.3},
         {"<lyco:x:2>", "", 1, 2},
         {"<lora:a:1> <lora:b:2> c", "c", 2, 1},
         {"<lora:x:abc>", "<lora:x:abc>", 0, 0},

@@ -73,6 +73,34 @@ static void test_resume_after_a_crash(void **state) {
     runs_same_file(p.log, whole()->log);
 }
 
+static void keep_state(void *ctx, const struct train_report *r) {
+    struct error e = {{0}};
+    struct os_map m;
+    if (r->step != 3) return;
+    if (!os_file_map(&m, ctx, &e)) fail_msg("%s", e.text);
+    assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s.kept", (const char *)ctx), m.data, m.bytes, &e));
+    os_file_unmap(&m);
+}
+
+/* A process that is killed in its third step leaves what --save-every wrote after the second: a run goes on from there. */
+static void test_resume_after_a_kill(void **state) {
+    struct train_params p = runs_params("kill");
+    struct error e = {{0}};
+    bool finished;
+    p.save_every = 2;
+    char *path = trainer_state_path(runs_arena, p.out);
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t || !trainer_run(t, &(struct train_callbacks){keep_state, path}, &finished, &e)) fail_msg("%s", e.text);
+    trainer_destroy(&t);
+    assert_false(os_path_exists(path));
+    assert_true(os_file_rename(arena_printf(runs_arena, "%s.kept", path), path, &e) && os_file_remove(p.out, &e));
+    p.resume = true;
+    struct runs_outcome o = runs_try(&p);
+    if (!o.ok) fail_msg("%s", o.e.text);
+    assert_int_equal(o.steps, RUNS_STEPS - 2);
+    runs_same_file(p.out, whole()->out);
+}
+
 static void test_remat_is_the_same(void **state) {
     struct train_params p = runs_params("remat");
     p.remat = TRAIN_REMAT_ON;
@@ -94,6 +122,10 @@ static void test_samples_and_saves(void **state) {
     struct error e = {{0}};
     assert_true(image_probe(runs_path("periodic/lora-sample-000002.png"), &w, &h, &e));
     assert_true(w >= 2 * RUNS_SIDE && h >= RUNS_SIDE);
+    p = runs_params("last"); /* without --sample-every one sheet, of what was learnt */
+    p.samples = samples, p.n_samples = 1, p.sample_steps = 1;
+    runs_well(&p);
+    assert_string_equal(runs_files(&p), "lora-sample-000004.png lora.safetensors ");
 }
 
 /* --- accumulation, the text encoder, other classes ------------------------------------------------------ */
@@ -324,7 +356,8 @@ static void test_interrupt(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_twice_the_same),   cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_resume_after_a_crash), cmocka_unit_test(test_remat_is_the_same),
+        cmocka_unit_test(test_resume_after_a_crash),
+        cmocka_unit_test(test_resume_after_a_kill), cmocka_unit_test(test_remat_is_the_same),
         cmocka_unit_test(test_samples_and_saves), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_text_encoder),     cmocka_unit_test(test_gpu_classes),
         cmocka_unit_test(test_resume_refused),   cmocka_unit_test(test_damaged_state),

@@ -245,6 +245,38 @@ static struct embedding_list load_words(const char *path) {
     return list;
 }
 
+/* Where vectors begin: those of the words that are named, shared out evenly, or normal numbers as wide as the table's, drawn by
+ * a generator that is not the LoRA's. */
+static void test_start(void **state) {
+    static const struct train_word words[] = {{"<new1>", "the cat", 4}, {"<new2>", NULL, 3}};
+    static const char *const from[] = {"the", "the", "cat", "cat"};
+    struct error e = {{0}};
+    struct train_params p = prepared("start", TRAIN_LORA);
+    p.words = words, p.n_words = 2, p.seed = 6, p.caption = "<new1> <new2>";
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    if (!t) fail_msg("%s", e.text);
+    const struct model_text *text = &runs_engine->model->texts[0];
+    size_t width = (size_t)text->cfg.width, numbers = width * (size_t)text->cfg.vocabulary;
+    float *table = arena_alloc_n(runs_arena, numbers, sizeof *table), *drawn = arena_alloc_n(runs_arena, width, sizeof *drawn);
+    nn_params_read_slot(text->params, nn_params_find(text->params, "text_model.embeddings.token_embedding.weight"), table);
+    const float *rows = t->adapter->stack->own[t->words.own[0]].start; /* [width][7] */
+    double sum = 0, squares = 0;
+    for (size_t i = 0; i < numbers; i++) sum += (double)table[i] / (double)numbers;
+    for (size_t i = 0; i < numbers; i++) squares += ((double)table[i] - sum) * ((double)table[i] - sum) / (double)numbers;
+    for (size_t v = 0; v < 4; v++) {
+        int32_t id;
+        assert_int_equal(tokenizer_encode(text->tokenizer, from[v], &id, 1), 1);
+        for (size_t c = 0; c < width; c++) assert_true(rows[c * 7 + v] == table[(size_t)id * width + c]);
+    }
+    struct rng rng;
+    rng_seed(&rng, 6 ^ 0x40000000u);
+    for (size_t v = 4; v < 7; v++) {
+        rng_randn(&rng, drawn, width);
+        for (size_t c = 0; c < width; c++) assert_float_equal(rows[c * 7 + v], (double)drawn[c] * sqrt(squares), 1e-6);
+    }
+    trainer_destroy(&t);
+}
+
 /* The word's vectors lie in the LoRA file and beside it, the same numbers; they moved away from where they began. */
 static void test_files(void **state) {
     struct error e = {{0}};
@@ -347,8 +379,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cpu_class),     cmocka_unit_test(test_gpu_class),
         cmocka_unit_test(test_gpu_class_f16), cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_files),         cmocka_unit_test(test_full_file),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_start),         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_full_file),     cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }
