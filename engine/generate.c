@@ -1,6 +1,7 @@
 #include "engine/generate.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -339,18 +340,30 @@ static bool start(struct generator *g, struct drawing *d, struct arena *a, struc
     return true;
 }
 
+/* A black picture from a damaged LoRA would look like a result. */
+static bool is_finite(const struct generate_picture *p, const char *what, const float *v, int64_t n, struct error *err) {
+    int64_t i = 0;
+    while (i < n && isfinite(v[i])) i++;
+    if (i == n) return true;
+    if (p->broken) return *p->broken = true;
+    return error_set(err, "The %s of the picture with seed %llu are not numbers: a LoRA or the model is damaged, or a strength "
+                          "or --cfg is far too high; --nan names the operator where it begins.", what,
+                     (unsigned long long)p->seed);
+}
+
 static bool decode(struct generator *g, const struct generate_picture *p, uint8_t *rgb, struct arena *a, struct error *err) {
     float *rows = arena_alloc_n(a, (size_t)latent_values(g), sizeof *rows);
     float *raw = arena_alloc(a, (size_t)g->params.w * (size_t)g->params.h * 3 * sizeof *raw);
     rows_from_chw(g, g->latents, rows);
     if (!open_vae(g, err) || !vae_session_decode(g->vae, rows, rgb, raw, err)) return false;
     trace(p, "image", ST_F32, 3, (int64_t[]){g->params.h, g->params.w, 3}, raw);
-    return true;
+    return is_finite(p, "pixels", raw, (int64_t)g->params.w * g->params.h * 3, err);
 }
 
 static bool finish(struct generator *g, uint8_t *const *rgb, struct arena *a, struct error *err) {
     for (int k = 0; k < g->n_now; k++) {
         memcpy(g->latents, sampler_x(g->now[k].sampler), (size_t)latent_values(g) * sizeof *g->latents);
+        if (!is_finite(g->now[k].p, "latents", g->latents, latent_values(g), err)) return false;
         if (rgb[k] && !decode(g, g->now[k].p, rgb[k], a, err)) return false;
     }
     return true;

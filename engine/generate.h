@@ -32,6 +32,7 @@ struct generate_picture {
     const struct guide_region *regions; /* parts of the picture with prompts of their own */
     int n_regions;
     const struct init_image *init; /* NULL: from noise */
+    bool *broken; /* set where latents or pixels are not finite; NULL: that is an error */
     const char *trace_prefix;      /* before every name in the trace; NULL: none */
     struct st_writer *trace; /* NULL: none. Gets token_ids, text_embedding (negative and prompt, or the prompt
                               * alone without guidance), latents_NNN, image; SDXL: token_ids_2 and pooled_embedding too */

@@ -80,14 +80,14 @@ bool train_samples_draw(struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
     struct image *cells = arena_alloc_n(a, (size_t)n, sizeof *cells);
     const char **labels = arena_alloc_n(a, (size_t)n, sizeof *labels);
-    bool ok = train_weights_show(t, err) && read_words(t, a, err);
+    bool ok = train_weights_show(t, err) && read_words(t, a, err), broken = false;
     if (t->samples) generator_forget_prompts(t->samples);
     for (int i = 0; ok && i < n; i++) {
         const struct prompt_line *l = &t->params.samples[i];
         if (!(ok = open_generator(t, l, err))) break;
         cells[i] = image_create(a, t->sample_params.w, t->sample_params.h);
         labels[i] = l->prompt;
-        struct generate_picture gp = {.prompt = l->prompt, .negative = l->negative, .strength = (float[]){1},
+        struct generate_picture gp = {.prompt = l->prompt, .negative = l->negative, .strength = (float[]){1}, .broken = &broken,
                                       .seed = l->has_seed ? l->seed : t->params.seed};
         ok = generator_run(t->samples, &gp, NULL, cells[i].rgb, err);
     }
@@ -98,6 +98,7 @@ bool train_samples_draw(struct trainer *t, struct error *err) {
     const char *path = sheet_path(t, a);
     ok = ok && image_grid(a, &grid, &sheet, err) && png_write(path, &sheet, NULL, 0, err);
     if (ok) log_info("sample sheet: %s", path);
+    if (ok && broken) log_warn("a sample is not a picture: its numbers went past all bounds; --lr may be too high");
     arena_destroy(&a);
     return ok;
 }
