@@ -7,6 +7,7 @@
 #include "app/common.h"
 #include "base/log.h"
 #include "base/os.h"
+#include "base/text.h"
 #include "engine/bench.h"
 #include "io/json.h"
 
@@ -54,9 +55,14 @@ struct bench {
     struct gpu_device *dev;
     const char *kernel; /* --kernel, of the single operators */
     json_t *items; /* NULL: a table on stdout */
+    bool any;      /* item that --only wants */
 };
 
-static bool wanted(const struct bench *b, const char *name) { return !b->o->only || strstr(name, b->o->only); }
+static bool wanted(struct bench *b, const char *name) {
+    bool yes = !b->o->only || strstr(name, b->o->only);
+    b->any |= yes;
+    return yes;
+}
 
 static json_t *result_json(const char *name, const struct bench_result *r) {
     return json_pack("{s:s,s:f,s:f,s:i,s:f,s:f}", "name", name, "ms", r->best * 1e3, "median_ms", r->median * 1e3, "runs",
@@ -124,19 +130,24 @@ static bool run_unet(struct bench *b, const char *name, bool training, struct er
     return true;
 }
 
+static bool found(const struct bench *b, struct error *e) {
+    return b->any || error_set(e, "No item that would run is called like \"%s\"; without --only you see their names.",
+                               TEXT_SHOW(b->o->only));
+}
+
 static bool run_all(struct bench *b, struct error *e) {
     if (!b->items)
         printf("%s\n%-28s %9s %9s %8s   %s\n", gpu_device_name(b->dev), "", "best ms", "median", "GFLOP/s", "kernel");
     for (size_t i = 0; i < sizeof items / sizeof *items; i++)
         if (wanted(b, items[i].name) && !run_op(b, &items[i], e)) return false;
-    if (b->o->no_unet) return true;
+    if (b->o->no_unet) return found(b, e);
     struct arena *a = arena_create(NULL);
     const char *forward =
         arena_printf(a, "unet sd15 forward %dx%d", b->o->side ? b->o->side : 64, b->o->side ? b->o->side : 64);
     const char *step = arena_printf(a, "lora step %dx%d rank 8", b->o->side ? b->o->side : 32, b->o->side ? b->o->side : 32);
     bool ok = (!wanted(b, forward) || run_unet(b, forward, false, e)) && (!wanted(b, step) || run_unet(b, step, true, e));
     arena_destroy(&a);
-    return ok;
+    return ok && found(b, e);
 }
 
 /* From files in the page cache (if they were read before) to weights on the device; the device itself is there. */

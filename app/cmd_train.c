@@ -97,6 +97,12 @@ static bool params_from(const struct train_options *o, struct train_params *p, s
            (!o->log || common_check_out("log", o->log, "jsonl", e));
 }
 
+/* The file appears by rename: it would replace the model. */
+static bool out_is_new(const struct train_options *o, struct arena *a, struct error *e) {
+    return strcmp(os_path_real(a, o->out), os_path_real(a, o->model)) != 0 ||
+           error_set(e, "--out %s is the model itself; give the LoRA a name of its own.", TEXT_SHOW(o->out));
+}
+
 static bool take_samples(const struct option_list *texts, struct train_params *p, struct arena *a, struct error *e) {
     struct prompt_line *lines = arena_alloc_n(a, (size_t)texts->n + 1, sizeof *lines);
     for (int i = 0; i < texts->n; i++) {
@@ -241,7 +247,7 @@ static bool run(int argc, char **argv, struct distill_options *distill, struct e
     else if (ok) {
         common_apply(&common);
         ok = (distill ? distill_preset(distill, &cmd, &given, a, e) : train_recipe_preset(&recipe, &cmd, &given, a, e)) &&
-             options_count(&cmd, &given, &o, &method, e) && params_from(&o, &params, e) &&
+             options_count(&cmd, &given, &o, &method, e) && params_from(&o, &params, e) && out_is_new(&o, a, e) &&
              take_samples(&o.sample_prompts, &params, a, e) &&
              train_recipe_apply(&recipe, &params, e) && train_method_apply(&method, &params, a, e) &&
              (!distill || distill_apply(distill, &params, e)) &&

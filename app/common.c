@@ -155,6 +155,11 @@ bool common_check_out(const char *option, const char *path, const char *ext, str
         ok = error_set(e, "--%s %s must end in .%s, which is what gets written.", option, TEXT_SHOW(path), ext);
     else if (os_path_is_dir(path)) ok = error_set(e, "--%s %s is a folder; a file name is needed.", option, TEXT_SHOW(path));
     else if (!os_path_is_dir(dir)) ok = error_set(e, "There is no folder %s for --%s; make it first.", TEXT_SHOW(dir), option);
+    else { /* before the work, not after it */
+        struct os_writer *w = os_writer_open(path, e);
+        ok = w != NULL;
+        os_writer_abort(&w);
+    }
     arena_destroy(&a);
     return ok;
 }

@@ -163,7 +163,9 @@ static bool config_apply(const struct option_command *cmd, const char *file, str
     json_t *v;
     json_object_foreach(o, key, v) {
         struct found f;
-        if (!find(cmd, key, strlen(key), &f) || strcmp(key, "config") == 0)
+        if (!strcmp(key, "config") || !strcmp(key, "help"))
+            ok = error_set(e, "%s: --%s belongs on the command line, not into a file of options.", file, key);
+        else if (!find(cmd, key, strlen(key), &f))
             ok = unknown_option(cmd, key, e) || error_prefix(e, "%s", file);
         else if (!from_line[f.index]) {
             out->given[f.index] = true;

@@ -113,6 +113,9 @@ static void options_that_make_no_sense(void **s) {
     expect_failure("VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent", "devices", "Vulkan");
     scratch_write("bad.json", "{\"stepz\": 3}", 12);
     expect_failure("", "generate --config bad.json " MINI "--prompt x --out out/x.png", "did you mean --steps?");
+    expect_failure("", "bench --no-unet --only nonsense", "called like \"nonsense\"");
+    scratch_write("bad.json", "{\"config\": \"bad.json\"}", 22);
+    expect_failure("", "generate --config bad.json " MINI "--prompt x --out out/x.png", "belongs on the command line");
 }
 
 static void loras_that_do_not_fit(void **s) {
@@ -128,6 +131,9 @@ static void loras_that_do_not_fit(void **s) {
                                         base)), 0);
     expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora cut.safetensors", "cut.safetensors");
     expect_failure("", "inspect cut.safetensors", "cut.safetensors");
+    assert_int_equal(shell(arena_printf(memory, "cd '%s' && { head -c -4 '%smini-sd1.lora.safetensors'; printf "
+                                                "'\\377\\377\\377\\177'; } >nan.safetensors", base, DATA)), 0);
+    expect_failure("", "generate " MINI "--prompt x " SMALL " --out out/x.png --lora nan.safetensors", "are not numbers");
     expect_failure("", "inspect nowhere", "no file or folder nowhere");
     expect_failure("", "inspect stdout", "none of what inspect knows");
 }
