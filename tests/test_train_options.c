@@ -611,7 +611,12 @@ static void test_masks(void **state) {
     float left = masked_loss(300, &half);
     assert_true(left > 0 && left < loss);
     resumes("masks", set_masks);
-    struct train_params p = runs_params("masks-missing");
+    struct train_params p = runs_params("masks-changed"); /* other masks are another run */
+    p.masks = mask_folder(90), p.stop_after = 1;
+    runs_well(&p);
+    p.masks = mask_folder(91), p.stop_after = 0, p.resume = true;
+    runs_refused(&p, "pictures");
+    p = runs_params("masks-missing");
     p.masks = runs_path("nowhere");
     runs_refused(&p, "has no mask");
 }

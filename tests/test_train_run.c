@@ -242,6 +242,11 @@ static void test_resume_refused(void **state) {
     assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/1.txt", p.data), "other words", 11, &e));
     runs_refused(&p, "pictures");
     assert_true(os_file_write_atomic(arena_printf(runs_arena, "%s/1.txt", p.data), "small house", 11, &e));
+    const char *picture = arena_printf(runs_arena, "%s/1.png", p.data); /* another one of the same name and size */
+    struct image im, other = image_create(runs_arena, RUNS_SIDE, RUNS_SIDE);
+    assert_true(image_load(runs_arena, picture, 1, &im, &e) && png_write(picture, &other, NULL, 0, &e));
+    runs_refused(&p, "pictures");
+    assert_true(png_write(picture, &im, NULL, 0, &e));
     assert_string_equal(runs_files(&p), "lora.safetensors.state.safetensors ");
 }
 
