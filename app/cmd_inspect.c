@@ -24,7 +24,7 @@ struct inspect_options {
 
 static const struct option rows[] = {
     {"model", OPTION_TEXT, FIELD(model), "DIR", "say which parts of a LoRA this model has a place for"},
-    {"all", OPTION_FLAG, FIELD(all), NULL, "every module, tensor and metadata entry, not only the first ones"},
+    {"all", OPTION_FLAG, FIELD(all), NULL, "every tensor and metadata entry, whole, not only the first ones"},
 };
 enum { SHOW = INSPECT_SHOW };
 
@@ -38,12 +38,15 @@ static void print_more(int n, int printed) {
 
 static void print_meta(const struct st_file *f, const struct inspect_options *o) {
     int n = (int)st_meta_count(f), k = shown(o, n);
+    struct arena *a = arena_create(NULL);
     if (n) printf("metadata      %d entries\n", n);
     for (int i = 0; i < k; i++) {
         const char *value = st_meta_value(f, (size_t)i);
-        printf("    %s: %s\n", TEXT_SHOW(st_meta_key(f, (size_t)i)), TEXT_SHOW(value));
+        size_t cap = o->all ? strlen(value) + 4 : 120;
+        printf("    %s: %s\n", TEXT_SHOW(st_meta_key(f, (size_t)i)), text_printable(arena_alloc(a, cap), cap, value));
     }
     print_more(n, k);
+    arena_destroy(&a);
 }
 
 /* "lora 32" per kind, part and status: few enough for a small table. */
