@@ -461,11 +461,17 @@ static void training_resumes_to_the_same_bytes(void **s) {
     RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out parts.safetensors --log parts.jsonl --stop-after 3");
     assert_false(exists("parts.safetensors"));
     assert_non_null(strstr(out_text, "--resume"));
+    RUN_OK(TRAIN "pictures --steps 2 --stop-after 1 --out twice.safetensors");
+    RUN_OK(TRAIN "pictures --steps 2 --out twice.safetensors");
+    assert_non_null(strstr(err_text, "with --resume it would go on"));
     RUN_OK(TRAIN "pictures --steps 6 --warmup 2 --out parts.safetensors --log parts.jsonl --resume");
+    assert_null(strstr(err_text, "warning"));
     assert_true(exists("whole-sample-000003.png"));
     assert_string_equal(slurp(scratch_path("whole.jsonl")), slurp(scratch_path("parts.jsonl")));
     assert_int_equal(lines(slurp(scratch_path("whole.jsonl"))), 6);
     /* The names of the outputs stand in the metadata; the tensors must agree to the bit. */
+    RUN_OK("inspect whole.safetensors --all");
+    assert_non_null(strstr(out_text, "scale_parameter=0\n")); /* a long value's end */
     RUN_OK("inspect whole.safetensors --model $M/mini-sd1");
     const char *hash = strstr(out_text, "SHA-256 of the tensors ");
     assert_non_null(hash);
@@ -532,6 +538,8 @@ static void folders_that_cannot_be_learnt(void **s) {
     expect_failure("", TRAIN "pictures --out out/x.safetensors --resume", "resume");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --memory 1", "MiB");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --sample-every 3", "--sample-prompt");
+    scratch_write("model.safetensors", "x", 1);
+    expect_failure("", "train --model model.safetensors --data pictures --out ./model.safetensors", "is the model itself");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --snr-gamma 3", "--weighting min-snr");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --weighting min-snr --snr-gamma 0", "5 is usual");
     expect_failure("", TRAIN "pictures --out out/x.safetensors --pyramid-discount 0.5", "--pyramid-iterations");

@@ -150,6 +150,15 @@ static bool can_write(const char *out, struct error *err) {
     return true;
 }
 
+/* Whoever forgets --resume should know before hours of work are replaced. */
+static void warn_of_state(const struct train_params *p) {
+    struct arena *a = arena_create(NULL);
+    const char *path = p->out && !p->resume ? trainer_state_path(a, p->out) : NULL;
+    if (path && os_path_is_file(path))
+        log_warn("%s is there, of a run that was stopped; with --resume it would go on, this one replaces it", TEXT_SHOW(path));
+    arena_destroy(&a);
+}
+
 /* Before pictures are read for nothing. */
 static bool can_resume(const struct trainer *t, struct error *err) {
     struct arena *a = arena_create(NULL);
@@ -215,6 +224,7 @@ struct trainer *trainer_create(struct engine *e, const struct train_params *p, b
         t->plan.step_seconds = engine_estimate_seconds(e, t->plan.flops_per_step);
         return t;
     }
+    warn_of_state(p);
     bool ok = !p->out || can_write(p->out, err), draws = t->class_drawn.n > 0;
     ok = ok && train_prior_draw(t, err);
     if (ok && draws) { /* the folder is another one now */
