@@ -9,6 +9,7 @@
 #include "base/os.h"
 #include "base/text.h"
 #include "engine/model.h"
+#include "io/image.h"
 #include "io/json.h"
 #include "io/prompt_file.h"
 
@@ -116,6 +117,11 @@ bool generate_plan(struct generate_plan *p, struct generate_options *o, struct e
     if (!o->prompts.n && !o->prompt_file)
         return error_set(e, "--prompt TEXT is needed, or --prompts FILE, or --from FILE.png.");
     if (o->steps > 1000) return error_set(e, "The recipe's %d steps are more than 1000; give --steps.", o->steps);
+    if (!(o->cfg >= 0 && o->cfg <= 100))
+        return error_set(e, "The recipe's guidance of %g does not lie from 0 to 100; give --cfg.", o->cfg);
+    if (o->width > IMAGE_MAX_SIDE || o->height > IMAGE_MAX_SIDE)
+        return error_set(e, "The recipe's %dx%d pixels are more than %d a side; give --width and --height.", o->width,
+                         o->height, IMAGE_MAX_SIDE);
     if (o->negative && !text_utf8_valid(o->negative, strlen(o->negative)))
         return error_set(e, "The negative prompt is not UTF-8 text.");
     for (int i = 0; i < o->loras.n; i++)

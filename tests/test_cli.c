@@ -251,6 +251,10 @@ static void recipes_of_a1111(void **s) {
     assert_true(same_bytes("f.png", "f2.png"));
     write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Restart, CFG scale: 3, Seed: 5, Size: 32x32, Version: v1.9.4");
     expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "\"Restart\", which is not here");
+    write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 99999x99999, Version: v1.6.0");
+    expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "give --width and --height");
+    write_recipe("foreign.png", "cat\nSteps: 2, Sampler: Euler, CFG scale: 500, Seed: 5, Size: 32x32, Version: v1.6.0");
+    expect_failure("", "generate " MINI "--from foreign.png --out out/x.png", "give --cfg");
 }
 
 /* What several LoRAs do together is in the recipe. */
