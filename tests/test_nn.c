@@ -263,6 +263,9 @@ static void test_added(void **state) {
     assert_true(unet_added_fill(&shifted, pooled, 0, (float[]){3000}, 1, dst, &e)); /* frequencies 1 and 1/10000; sines first */
     assert_float_equal(dst[1], 0.2955202, 1e-6);                                    /* sin 0.3 */
     assert_float_equal(dst[3], 0.9553365, 1e-6);                                    /* cos 0.3 */
+    unet_guidance_fill(8.5f, 4, dst); /* of 1000 (cfg - 1) = 7500, at frequencies 1 and 1/10000 */
+    assert_float_equal(dst[1], 0.6816388, 1e-6); /* sin 0.75 */
+    assert_float_equal(dst[3], 0.7316889, 1e-6); /* cos 0.75 */
     assert_false(unet_added_fill(&cfg, pooled, 1280, ids, 5, dst, &e));
     ASSERT_SAYS(e, "2816");
 }

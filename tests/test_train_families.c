@@ -9,6 +9,8 @@
 
 #include "base/os.h"
 #include "engine/generate.h"
+#include "io/png.h"
+#include "train/trainer_priv.h"
 
 static const struct family {
     const char *mini, *version; /* kohya's name of the base model */
@@ -123,8 +125,51 @@ static void test_sizes_matter(void **state) {
     session_close(&e);
 }
 
+/* What SDXL is told of a picture of 100 x 64 pixels, cut to a square of 64 from its middle: the original's height and width,
+ * the cut's top and left, the square's height and width. */
+static void test_sizes(void **state) {
+    static const float want[] = {64, 100, 0, 18, 64, 64};
+    struct error err = {{0}};
+    struct engine *e = session_open("mini-sdxl", session_default());
+    struct train_params p = params_of(&families[1], "-wide");
+    struct image im = image_create(runs_arena, 100, 64);
+    p.data = runs_path("wide"), p.caption = "wide";
+    assert_true(os_dir_make(p.data, &err) && png_write(runs_path("wide/a.png"), &im, NULL, 0, &err));
+    struct trainer *t = trainer_create(e, &p, false, &err);
+    if (!t) fail_msg("%s", err.text);
+    assert_memory_equal(t->time_ids, want, sizeof want);
+    trainer_destroy(&t);
+    session_close(&e);
+}
+
+/* An inpainting model learns with everything masked: ones, and what the VAE makes of grey. */
+static void test_inpainting(void **state) {
+    struct error err = {{0}};
+    struct engine *e = session_open("mini-inpaint", session_default());
+    struct train_params p = params_of(&families[3], "-masked");
+    struct trainer *t = trainer_create(e, &p, false, &err);
+    if (!t) fail_msg("%s", err.text);
+    const struct vae_config *vae = &e->model->vae;
+    int c = t->channels, pixels = t->lw * t->lh;
+    float *grey = arena_alloc_n(runs_arena, RUNS_SIDE * RUNS_SIDE * 3, sizeof *grey),
+          *moments = arena_alloc_n(runs_arena, (size_t)(pixels * 2 * c), sizeof *moments);
+    struct vae_session *session = vae_session_create(e, true, 1, RUNS_SIDE, RUNS_SIDE, &err);
+    if (!session || !vae_session_encode_values(session, grey, moments, &err)) fail_msg("%s", err.text);
+    assert_int_equal(model_extra_channels(e->model), 1 + c);
+    for (int i = 0; i < pixels; i++) {
+        assert_true(t->extra[i * (1 + c)] == 1);
+        for (int k = 0; k < c; k++)
+            assert_float_equal(t->extra[i * (1 + c) + 1 + k],
+                               (moments[i * 2 * c + k] - vae->shift_factor) * vae->scaling_factor, 1e-6);
+    }
+    vae_session_destroy(&session);
+    trainer_destroy(&t);
+    session_close(&e);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs), cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_sizes_matter)};
+                                       cmocka_unit_test(test_sizes_matter), cmocka_unit_test(test_sizes),
+                                       cmocka_unit_test(test_inpainting)};
     return cmocka_run_group_tests(tests, runs_setup, runs_teardown);
 }

@@ -514,7 +514,8 @@ static int want_blocks(const char *name) {
 }
 static float alpha_is_rank(int rank) { return (float)rank; }
 static int want_four(const char *name) { return 4; }
-static float alpha_root(int rank) { return 2 * sqrtf((float)rank); }
+static float alpha_three(int rank) { return 3; }
+static float alpha_root(int rank) { return 3 * sqrtf((float)rank); }
 
 static void test_blocks(void **state) {
     struct train_params p = runs_params("blocks");
@@ -537,9 +538,12 @@ static void test_blocks(void **state) {
 
 static void test_rslora(void **state) {
     struct train_params p = runs_params("rslora");
-    p.steps = 1, p.rslora = true, p.alpha = 2;
+    p.steps = 1, p.rslora = true, p.alpha = 3;
     runs_well(&p);
     check_ranks(p.out, want_four, alpha_root);
+    p = runs_params("alpha"), p.steps = 1, p.alpha = 3;
+    runs_well(&p);
+    check_ranks(p.out, want_four, alpha_three);
 }
 
 static void set_norms(struct train_params *p) { p->max_weight_norm = 0.02f, p->lr = 0.05f; }
@@ -575,7 +579,8 @@ static void test_weight_norms(void **state) {
 
 /* --- masks, plots, event files ------------------------------------------------------------------------------- */
 
-/* A folder with a mask of this grey for every picture; above 255: half white, half black. */
+/* A folder with a mask of this grey for every picture; 300: half white, half black; 400: columns of white and black, and the
+ * lower half black. */
 static const char *mask_folder(int grey) {
     struct error e = {{0}};
     const char *folder = runs_path(arena_printf(runs_arena, "masks%d", grey));
@@ -584,6 +589,8 @@ static const char *mask_folder(int grey) {
         struct image im = image_create(runs_arena, RUNS_SIDE, RUNS_SIDE);
         for (int p = 0; p < RUNS_SIDE * RUNS_SIDE * 3; p++)
             im.rgb[p] = (uint8_t)(grey < 256 ? grey : p / 3 % RUNS_SIDE < RUNS_SIDE / 2 ? 255 : 0);
+        for (int p = 0; grey == 400 && p < RUNS_SIDE * RUNS_SIDE * 3; p++)
+            im.rgb[p] = p / 3 % 2 && p / 3 / RUNS_SIDE < RUNS_SIDE / 2 ? 255 : 0;
         assert_true(png_write(arena_printf(runs_arena, "%s/%d.png", folder, i), &im, NULL, 0, &e));
     }
     return folder;
@@ -634,6 +641,11 @@ static void test_mask_pixels(void **state) {
                 float want = (x < t->lw / 2) == (i % 2 == 0) ? 1 : 0;
                 assert_true(t->masks[(i * (size_t)t->lh + (size_t)y) * (size_t)t->lw + (size_t)x] == want);
             }
+    trainer_destroy(&t);
+    p = runs_params("mask-means"), p.masks = mask_folder(400); /* finer than latent pixels: their means */
+    if (!(t = trainer_create(runs_engine, &p, false, &e))) fail_msg("%s", e.text);
+    for (int i = 0; i < t->lw * t->lh; i++)
+        assert_float_equal(t->masks[i], i / t->lw < t->lh / 2 ? 0.5 : 0, 1e-6);
     trainer_destroy(&t);
 }
 
