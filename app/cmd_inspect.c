@@ -184,22 +184,35 @@ static bool inspect_weights(const char *path, const struct inspect_options *o, s
 
 /* ---- Pictures ---- */
 
-static void print_recipe(const struct recipe *r) {
-    printf("prompt        %s\n", r->prompt ? r->prompt : "");
-    if (r->negative && r->negative[0]) printf("negative      %s\n", r->negative);
+/* The whole text, as a terminal may see it: a picture from outside can hold its control characters. */
+static const char *clean(struct arena *a, const char *s) {
+    size_t n = strlen(s) + 4, used = 0;
+    char *out = arena_alloc(a, n), *line = arena_printf(a, "%s", s);
+    for (char *next; line; line = next) {
+        if ((next = strchr(line, '\n'))) *next++ = 0;
+        used += strlen(text_printable(out + used, n - used, line));
+        if (next) out[used++] = '\n';
+    }
+    return out;
+}
+
+static void print_recipe(struct arena *a, const struct recipe *r) {
+    printf("prompt        %s\n", r->prompt ? clean(a, r->prompt) : "");
+    if (r->negative && r->negative[0]) printf("negative      %s\n", clean(a, r->negative));
     for (size_t i = 0; i < r->n_loras; i++)
-        printf("LoRA          %s, strength %g%s%s\n", r->loras[i].name, r->loras[i].strength, r->loras[i].hash ? ", hash " : "",
-               r->loras[i].hash ? r->loras[i].hash : "");
+        printf("LoRA          %s, strength %g%s%s\n", clean(a, r->loras[i].name), r->loras[i].strength,
+               r->loras[i].hash ? ", hash " : "", r->loras[i].hash ? clean(a, r->loras[i].hash) : "");
     printf("settings      %d steps", r->steps);
-    if (r->sampler) printf(" of %s", r->sampler);
-    if (r->schedule) printf(" (%s)", r->schedule);
+    if (r->sampler) printf(" of %s", clean(a, r->sampler));
+    if (r->schedule) printf(" (%s)", clean(a, r->schedule));
     if (r->has_cfg) printf(", guidance %g", r->cfg);
     if (r->has_seed) printf(", seed %llu", (unsigned long long)r->seed);
     if (r->w) printf(", %dx%d", r->w, r->h);
     printf("\n");
     if (r->model)
-        printf("model         %s%s%s\n", r->model, r->model_hash ? ", hash " : "", r->model_hash ? r->model_hash : "");
-    for (size_t i = 0; i < r->n_extra; i++) printf("%-13s %s\n", r->extra[i].key, r->extra[i].value);
+        printf("model         %s%s%s\n", clean(a, r->model), r->model_hash ? ", hash " : "",
+               r->model_hash ? clean(a, r->model_hash) : "");
+    for (size_t i = 0; i < r->n_extra; i++) printf("%-13s %s\n", clean(a, r->extra[i].key), clean(a, r->extra[i].value));
 }
 
 static bool inspect_png(const char *path, struct error *e) {
@@ -213,7 +226,7 @@ static bool inspect_png(const char *path, struct error *e) {
         struct recipe r;
         struct error none;
         printf("%s: a PNG of %dx%d pixels%s\n", path, w, h, text ? "" : " without a recipe");
-        if (text && recipe_parse(a, text, &r, &none)) print_recipe(&r);
+        if (text && recipe_parse(a, text, &r, &none)) print_recipe(a, &r);
         else if (text) printf("    parameters: %s\n", TEXT_SHOW(text));
         for (size_t i = 0; i < n; i++)
             if (strcmp(texts[i].key, "parameters")) printf("    %s: %s\n", texts[i].key, TEXT_SHOW(texts[i].value));

@@ -53,8 +53,11 @@ bool gpu_instance_create(struct gpu_device *dev, struct error *err) {
         info.enabledExtensionCount = 1, info.ppEnabledExtensionNames = &extension;
     }
     VkResult r = vkCreateInstance(&info, NULL, &dev->instance);
+    if (r == VK_ERROR_INCOMPATIBLE_DRIVER)
+        return error_set(err, "The Vulkan loader found no driver that works: install one (Debian: mesa-vulkan-drivers), or see "
+                         "where VK_ICD_FILENAMES and VK_DRIVER_FILES point.");
     if (r != VK_SUCCESS)
-        return error_set(err, "The Vulkan loader could not start (error %d); check that a driver is installed (Debian: "
+        return error_set(err, "The Vulkan loader could not start (code %d); check that a driver is installed (Debian: "
                          "mesa-vulkan-drivers).", r);
     volkLoadInstance(dev->instance);
     if (dev->params.validate) {

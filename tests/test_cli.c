@@ -196,6 +196,9 @@ static void a_picture_carries_its_recipe(void **s) {
     assert_non_null(strstr(out_text, "a cat, <3"));
     assert_non_null(strstr(out_text, "guidance 3.25, seed 18446744073709551615, 32x32"));
     expect_failure("", "generate " MINI "--from a.png --out out/d.png", "no LoRA \"mini-sd1.lora\"");
+    RUN_OK("generate " MINI SMALL " --prompt \"$(printf 'red\\033[31m\\nfox')\" --out e.png");
+    RUN_OK("inspect e.png"); /* shows a prompt's lines, but hands a terminal none of its commands */
+    assert_non_null(strstr(out_text, "prompt        red?[31m\nfox\n"));
 }
 
 static const char *recipe_of(const char *name) {
