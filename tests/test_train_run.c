@@ -101,6 +101,31 @@ static void test_resume_after_a_kill(void **state) {
     runs_same_file(p.out, whole()->out);
 }
 
+static void stand_in_the_way(void *ctx, const struct train_report *r) {
+    struct error e = {{0}};
+    if (r->step == RUNS_STEPS) assert_true(os_dir_make(ctx, &e));
+}
+
+/* A LoRA that cannot be written in the end does not cost the run. */
+static void test_resume_after_a_failed_save(void **state) {
+    struct train_params p = runs_params("failed");
+    struct error e = {{0}};
+    bool finished;
+    struct trainer *t = trainer_create(runs_engine, &p, false, &e);
+    assert_non_null(t);
+    assert_false(trainer_run(t, &(struct train_callbacks){stand_in_the_way, (void *)p.out}, &finished, &e));
+    trainer_destroy(&t);
+    if (!strstr(e.text, "lora.safetensors") || !strstr(e.text, "step 4: --resume")) fail_msg("%s", e.text);
+    assert_true(os_dir_remove(p.out, &e));
+    assert_string_equal(runs_files(&p), "lora.safetensors.state.safetensors ");
+    p.resume = true;
+    struct runs_outcome o = runs_try(&p);
+    if (!o.ok) fail_msg("%s", o.e.text);
+    assert_int_equal(o.steps, 0);
+    runs_same_file(p.out, whole()->out);
+    assert_string_equal(runs_files(&p), "lora.safetensors ");
+}
+
 static void test_remat_is_the_same(void **state) {
     struct train_params p = runs_params("remat");
     p.remat = TRAIN_REMAT_ON;
@@ -362,7 +387,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_twice_the_same),   cmocka_unit_test(test_resume),
         cmocka_unit_test(test_resume_after_a_crash),
-        cmocka_unit_test(test_resume_after_a_kill), cmocka_unit_test(test_remat_is_the_same),
+        cmocka_unit_test(test_resume_after_a_kill), cmocka_unit_test(test_resume_after_a_failed_save),
+        cmocka_unit_test(test_remat_is_the_same),
         cmocka_unit_test(test_samples_and_saves), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_text_encoder),     cmocka_unit_test(test_gpu_classes),
         cmocka_unit_test(test_resume_refused),   cmocka_unit_test(test_damaged_state),

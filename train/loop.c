@@ -125,6 +125,13 @@ static void measure_rate(struct trainer *t, struct train_report *r, double start
     r->device_bytes = gpu_device_memory_peak(t->e->dev);
 }
 
+/* Something could not be written, perhaps for want of space: what was learned must not go with it. False, as `err` says. */
+static bool keep_run(struct trainer *t, struct error *err) {
+    struct error why = *err, other;
+    if (os_interrupted() || !train_state_save(t, &other)) return false;
+    return error_set(err, "%s The run is kept up to step %d: --resume goes on from there.", why.text, t->step);
+}
+
 bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *finished, struct error *err) {
     double start = os_now_seconds();
     int first = t->step, stop = t->params.stop_after ? first + t->params.stop_after : t->params.steps;
@@ -136,11 +143,12 @@ bool trainer_run(struct trainer *t, const struct train_callbacks *cb, bool *fini
         struct train_report r = {0};
         if (!train_step(t, &r, err)) return false;
         measure_rate(t, &r, start, first);
-        if (!log_step(t, &r, err)) return false;
+        if (!log_step(t, &r, err)) return keep_run(t, err);
         if (cb && cb->report) cb->report(cb->ctx, &r);
-        if (!periodic(t, err) || (sheet_due(t) && !draw_sheet(t, &stopped, err))) return false;
+        if (!periodic(t, err) || (sheet_due(t) && !draw_sheet(t, &stopped, err))) return keep_run(t, err);
     }
-    if (!train_lora_save(t, t->params.out, err) || !train_plot_draw(t, err)) return false;
+    if (!train_lora_save(t, t->params.out, err)) return keep_run(t, err);
+    if (!train_plot_draw(t, err)) return false;
     *finished = true;
     struct arena *a = arena_create(NULL);
     struct error ignored;
