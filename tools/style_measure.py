@@ -6,6 +6,8 @@ prompt with the same seed without the LoRA and with it; each picture is compared
 with tools/style_truth/STYLE/NN.png as the root mean square error over 64x64 RGB
 values in 0..255. Printed: the mean of both and by how many percent it falls.
 --pictures measures pictures that exist already: DIR/base/NN.png and DIR/lora/NN.png.
+--drawn measures, too, how differently the pictures are drawn than those of the style's folder, wherever
+their strokes lie (style_distance of tools/methods/measure.py), for the artist's own as well.
 """
 import argparse
 import subprocess
@@ -16,6 +18,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools" / "methods"))
+from measure import read, read_folder, style_distance  # noqa: E402
 SIDE = 64
 
 
@@ -59,6 +63,12 @@ def sheet(prompts, folders, path, columns=6):
     page.save(path)
 
 
+def drawn(style, folders, count):
+    """Mean distance of each folder's first pictures to the style's own."""
+    references = read_folder(ROOT / "assets" / "styles" / style)
+    return [float(np.mean([style_distance(read(folder / f"{i:02d}.png"), references) for i in range(count)])) for folder in folders]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("style", choices=["outline", "ink"])
@@ -72,6 +82,7 @@ def main():
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--count", type=int, default=60, help="measure the first COUNT prompts only")
     parser.add_argument("--sheet", help="PNG of truth, base and LoRA side by side")
+    parser.add_argument("--drawn", action="store_true", help="also measure how the pictures are drawn; takes minutes")
     parser.add_argument("--least", type=float, default=20.0, help="fail if the error falls by less, in percent")
     args = parser.parse_args()
 
@@ -90,6 +101,10 @@ def main():
     nearer = sum(b > a for a, b in zip(after, before))
     print(f"{args.style}: {len(prompts)} captions kept out, RMSE to the artist {np.mean(before):.2f} without, "
           f"{np.mean(after):.2f} with the LoRA: falls by {fall:.1f}%; nearer in {nearer} of {len(prompts)}")
+    if args.drawn:
+        artist, without, with_lora = drawn(args.style, (truth, base, styled), len(prompts))
+        print(f"{args.style}: drawn differently than the folder by {without:.3f} without, {with_lora:.3f} with the LoRA, "
+              f"{artist:.3f} by the artist")
     if args.sheet:
         sheet(prompts, (truth, base, styled), args.sheet)
     return 0 if fall >= args.least else 1

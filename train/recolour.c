@@ -193,33 +193,18 @@ static struct rgb draw_colour(struct work *k, float hue) {
     return hsv(own - floorf(own), draw(k, 0.15f, 1), dark < 0.25f ? draw(k, 0.25f, 0.6f) : draw(k, 0.55f, 1));
 }
 
-/* Soft light and shade, which are no lines: between values drawn on a coarse grid. */
-enum { GRID = 6 };
-static void draw_shades(struct work *k, float grid[GRID][GRID]) {
-    float strength = draw(k, 0, 0.3f);
-    for (int i = 0; i < GRID * GRID; i++) grid[i / GRID][i % GRID] = 1.05f - draw(k, 0, strength);
-}
-static float shade_at(const struct work *k, float grid[GRID][GRID], int i) {
-    float x = (float)(i % k->w) * (GRID - 1) / (float)k->w, y = (float)(i / k->w) * (GRID - 1) / (float)k->h;
-    int u = (int)x, v = (int)y;
-    float above = grid[v][u] + (x - (float)u) * (grid[v][u + 1] - grid[v][u]);
-    float below = grid[v + 1][u] + (x - (float)u) * (grid[v + 1][u + 1] - grid[v + 1][u]);
-    return above + (y - (float)v) * (below - above);
-}
-
 static void paint(struct work *k, struct image *out) {
     int side = k->w < k->h ? k->w : k->h, reach = side / 25 > 1 ? side / 25 : 1;
     bool *mark = arena_alloc_n(k->a, (size_t)k->n, sizeof *mark);
     struct rgb *colour = arena_alloc_n(k->a, (size_t)k->n_parts, sizeof *colour);
     float hue = draw(k, 0, 1), line = draw(k, 0, 1) < 0.35f ? 0.65f : 1; /* some versions keep lines, as darker shades */
-    float grid[GRID][GRID];
-    draw_shades(k, grid);
+    float top = draw(k, 0.9f, 1.08f), bottom = draw(k, 0.8f, 1);
     for (int p = 0; p < k->n_parts; p++) colour[p] = draw_colour(k, hue);
     for (int i = 0; i < k->n; i++) mark[i] = k->broad[i] && !k->ground[k->part[i]];
     const int *near = nearest_marked(k, mark);
     for (int i = 0; i < k->n; i++) {
         struct rgb c = colour[k->part[i]];
-        float shade = shade_at(k, grid, i);
+        float shade = top + (bottom - top) * (float)(i / k->w) / (float)k->h;
         if (k->ground[k->part[i]]) c = pixel(k->src, i), shade = 1;
         else if (!k->broad[i] && near[i] >= 0 && squared(k, i, near[i]) <= reach * reach) {
             c = colour[k->part[near[i]]];
