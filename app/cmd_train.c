@@ -162,6 +162,7 @@ static void print_plan(const struct train_plan *p, const struct train_options *o
     print_bytes("UNet", p->unet_bytes, "");
     print_bytes("room for more of it", p->ring_bytes, ": the rest comes in turn, which is slower");
     print_bytes("with the host", p->away_bytes, ", not counted");
+    print_bytes("pictures' latents", p->latent_bytes, ", with the host, not counted");
     print_bytes("text encoder", p->text_bytes, o->text || p->text_stays ? "" : ", only while captions are read");
     print_bytes("VAE", p->vae_bytes, ", only while pictures are read");
     print_bytes("LoRA", p->adapter_bytes, "");

@@ -120,6 +120,7 @@ static void test_cache(void **state) {
     if (!t) fail_msg("%s", e.text);
     const struct vae_config *cfg = &t->e->model->vae;
     size_t c = (size_t)t->channels, each = (size_t)(t->lw * t->lh) * c;
+    assert_int_equal(t->plan.latent_bytes, (int64_t)(t->data.n * 2 * (2 + VERSIONS) * each * sizeof(float)));
     float *moments = arena_alloc_n(runs_arena, each, 2 * sizeof *moments);
     struct vae_session *vae = vae_session_create(runs_engine, true, 1, RUNS_SIDE, RUNS_SIDE, &e);
     assert_non_null(vae);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/os.h"
 #include "train/metadata.h"
 #include "train/trainer_priv.h"
 
@@ -53,6 +54,18 @@ static bool place_all(struct trainer *t, struct error *err) {
     return true;
 }
 
+/* Latents stay with the host all the time. */
+static bool plan_latents(struct trainer *t, struct error *err) {
+    double pixels = (double)train_latent_pixels(t), own = (double)t->places[t->feeds[TRAIN_OWN].data.n].latent;
+    double bytes = (2 * pixels + own * t->params.recolour) * t->channels * (double)sizeof(float);
+    double most = (double)os_memory_total() / 2;
+    t->plan.latent_bytes = (int64_t)bytes;
+    return bytes <= most ||
+           error_set(err, "What is kept of the %zu pictures takes %.0f MiB of the host's memory, of which %.0f may go there; "
+                     "lower --recolour or --resolution, leave --flip away, or take fewer pictures.",
+                     t->data.n, bytes / 1048576, most / 1048576);
+}
+
 bool train_buckets_plan(struct trainer *t, struct error *err) {
     int size = t->plan.resolution, f = vae_config_factor(&t->e->model->vae);
     if (!bucket_params_complete(&t->params.buckets, size, f, err)) return false;
@@ -64,6 +77,7 @@ bool train_buckets_plan(struct trainer *t, struct error *err) {
     for (int i = 0; i < t->n_buckets; i++)
         if (t->buckets[i].lw * t->buckets[i].lh > t->buckets[t->largest].lw * t->buckets[t->largest].lh) t->largest = i;
     train_bucket_enter(t, t->largest);
+    if (!plan_latents(t, err)) return false;
     if (!t->params.buckets.on) return true;
     struct train_plan_bucket *plan = arena_alloc_n(t->arena, (size_t)t->n_buckets, sizeof *plan);
     for (int i = 0; i < t->n_buckets; i++)

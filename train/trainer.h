@@ -92,6 +92,7 @@ struct train_plan {
     int64_t adapter_bytes, gradient_bytes, moment_bytes, average_bytes; /* banks */
     int64_t away_bytes, ring_bytes; /* of the UNet's weights: with the host; where they come to in turn */
     int64_t activation_bytes, io_bytes, prepared_bytes;  /* of the training step */
+    int64_t latent_bytes; /* with the host: what the VAE makes of all pictures and their versions */
     int64_t teacher_bytes; /* distilling: activations, inputs and prepared weights of the teacher */
     int64_t peak_bytes, device_bytes; /* most at once; what the device has */
     bool remat, text_stays; /* the text encoders stay on the device */
