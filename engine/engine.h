@@ -29,6 +29,7 @@ struct engine {
     struct model *model;
     struct gpu_set *parts[ENGINE_PARTS];
     int pins[ENGINE_PARTS]; /* programs that use the part (engine/memory.h) */
+    int64_t reserved_bytes; /* what plans leave free, for others that are not there yet; 0 but while they are made */
     double open_seconds, upload_seconds; /* reading configs and headers; weights onto the device */
 };
 enum tensor_dtype engine_weights_dtype(enum engine_weights w, enum tensor_dtype storage);
@@ -74,6 +75,8 @@ struct text_params {
  * pooled [n][model_pooled_dim], or NULL. Loads the text encoders if need be. */
 bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEXTS], int n, const struct text_params *p,
                         float *out, float *pooled, struct error *err);
+/* Whether n windows could be encoded in the memory there is; nothing is loaded. */
+bool engine_text_plan(struct engine *e, int n, const struct text_params *p, struct error *err);
 /* How the family reads a text encoder: the layers left out beyond p's skip, and whether the final norm follows. */
 struct clip_params engine_clip_params(const struct model *m, int skip);
 /* Place of the end token in a window of ids: its first one. */

@@ -16,7 +16,7 @@ int64_t memory_part_bytes(const struct engine *e, enum engine_part part) {
 }
 
 int64_t memory_left(const struct engine *e, enum engine_part part) {
-    int64_t left = gpu_device_memory_total(e->dev) - gpu_device_memory_used(e->dev);
+    int64_t left = gpu_device_memory_total(e->dev) - gpu_device_memory_used(e->dev) - e->reserved_bytes;
     for (int i = 0; i < ENGINE_PARTS; i++)
         if (e->parts[i] && (!e->pins[i] || i == (int)part)) left += gpu_set_bytes(e->parts[i]);
     return left;

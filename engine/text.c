@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/adapter.h"
+#include "engine/memory.h"
 #include "engine/watch.h"
 
 struct clip_params engine_clip_params(const struct model *m, int skip) {
@@ -79,43 +80,84 @@ static void write_extras(const struct run *r, struct gpu_program *prog, const st
     gpu_program_write(prog, x->places, places);
 }
 
+/* The encoder's tape and where its inputs and results are. */
+struct layout {
+    struct graph *g;
+    const struct adapter *adapter;
+    struct lora_binding binding;
+    struct watch *watch;
+    struct clip_extras extras;
+    struct clip_inputs in;
+    int output, end;
+};
+
+static void lay_out(const struct run *r, struct arena *a, struct layout *l) {
+    struct engine *e = r->e;
+    struct graph *g = l->g = graph_create(a, gpu_device_storage(e->dev));
+    l->adapter = r->params->adapter, l->binding.strength = -1;
+    if (l->adapter && !l->adapter->touches[LORA_TEXT + r->which]) l->adapter = NULL;
+    if (l->adapter)
+        lora_stack_bind(l->adapter->stack, l->adapter->models[LORA_TEXT + r->which], g, "adapter", r->n, &l->binding);
+    const struct nn_hook *hook = l->adapter ? &l->binding.hook : NULL;
+    l->watch = r->params->watches[r->which];
+    if (l->watch) hook = watch_begin(l->watch, hook);
+    struct nn_ctx c = nn_begin(g, r->text->params, hook, r->text->part);
+    declare_extras(r, g, &l->extras);
+    l->in = (struct clip_inputs){graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1, &l->extras};
+    if (r->pooled) l->in.eos = graph_io(g, "ends", (struct shape){r->n, 1, 1, 1});
+    struct clip_params cp = engine_clip_params(e->model, r->params->skip);
+    struct clip_outputs out = {-1, -1};
+    clip_build(&c, &r->text->cfg, &l->in, &cp, &out);
+    nn_end(&c);
+    l->output = graph_output(g, "embedding", out.hidden), l->end = r->pooled ? graph_output(g, "pooled", out.pooled) : -1;
+}
+
+static const char text_name[] = "Encoding the prompt";
+
 /* hidden [n][tokens][width] and, if asked for, pooled [n][projection_dim]; memory from a. */
 static bool encode(const struct run *r, const int32_t *ids, struct arena *a, float **hidden, float **pooled,
                    struct error *err) {
-    struct engine *e = r->e;
-    struct graph *g = graph_create(a, gpu_device_storage(e->dev));
-    const struct adapter *adapter = r->params->adapter;
-    if (adapter && !adapter->touches[LORA_TEXT + r->which]) adapter = NULL;
-    struct lora_binding binding = {.strength = -1};
-    if (adapter) lora_stack_bind(adapter->stack, adapter->models[LORA_TEXT + r->which], g, "adapter", r->n, &binding);
-    const struct nn_hook *hook = adapter ? &binding.hook : NULL;
-    struct watch *watch = r->params->watches[r->which];
-    if (watch) hook = watch_begin(watch, hook);
-    struct nn_ctx c = nn_begin(g, r->text->params, hook, r->text->part);
-    struct clip_extras extras;
-    declare_extras(r, g, &extras);
-    struct clip_inputs in = {graph_io(g, "ids", (struct shape){r->n, 1, r->tokens, 1}), -1, &extras};
-    if (r->pooled) in.eos = graph_io(g, "ends", (struct shape){r->n, 1, 1, 1});
-    struct clip_params cp = engine_clip_params(e->model, r->params->skip);
-    struct clip_outputs out = {-1, -1};
-    clip_build(&c, &r->text->cfg, &in, &cp, &out);
-    nn_end(&c);
-    int output = graph_output(g, "embedding", out.hidden), end = r->pooled ? graph_output(g, "pooled", out.pooled) : -1;
-    struct gpu_binding extra = {adapter ? adapter->stack->set : NULL, SET_DATA, adapter ? adapter->data : NULL};
+    struct layout l = {0};
+    lay_out(r, a, &l);
+    const struct adapter *ad = l.adapter;
+    struct gpu_binding extra = {ad ? ad->stack->set : NULL, SET_DATA, ad ? ad->data : NULL};
     enum engine_part part = (enum engine_part)(ENGINE_TEXT + r->which);
-    struct gpu_program *prog = engine_program(e, g, "Encoding the prompt", part, &extra, adapter != NULL, NULL, err);
+    struct gpu_program *prog = engine_program(r->e, l.g, text_name, part, &extra, ad != NULL, NULL, err);
     if (!prog) return false;
-    write_inputs(r, prog, &in, ids, a);
-    write_extras(r, prog, &extras, a);
-    if (binding.strength >= 0) write_strength(r, prog, &binding, a);
+    write_inputs(r, prog, &l.in, ids, a);
+    write_extras(r, prog, &l.extras, a);
+    if (l.binding.strength >= 0) write_strength(r, prog, &l.binding, a);
     bool ok = gpu_program_run(prog, err);
     if (ok) {
         *hidden = arena_alloc_n(a, (size_t)r->n * (size_t)r->tokens, (size_t)r->text->cfg.width * sizeof(float));
-        gpu_program_read(prog, output, *hidden);
-        if (watch) watch_read(watch, prog);
-        if (r->pooled) gpu_program_read(prog, end, *pooled);
+        gpu_program_read(prog, l.output, *hidden);
+        if (l.watch) watch_read(l.watch, prog);
+        if (r->pooled) gpu_program_read(prog, l.end, *pooled);
     }
     gpu_program_destroy(&prog);
+    return ok;
+}
+
+static struct run run_of(struct engine *e, const struct text_params *p, int n, int which, bool pooled) {
+    const struct model *m = e->model;
+    return (struct run){e, &m->texts[which], p, n, model_window(m), which,
+                        pooled && model_pooled_dim(m) && which + 1 == m->n_texts};
+}
+
+bool engine_text_plan(struct engine *e, int n, const struct text_params *p, struct error *err) {
+    bool ok = true;
+    for (int i = 0; ok && i < e->model->n_texts; i++) {
+        struct arena *a = arena_create(NULL);
+        struct run r = run_of(e, p, n, i, true);
+        struct layout l = {0};
+        struct memory_choice choice;
+        enum engine_part part = (enum engine_part)(ENGINE_TEXT + i);
+        lay_out(&r, a, &l);
+        ok = engine_graph_ok(l.g, text_name, NULL, err);
+        if (ok) graph_prune(l.g);
+        ok = ok && memory_choose(e, l.g, part, memory_left(e, part), text_name, NULL, &choice, err);
+        arena_destroy(&a);
+    }
     return ok;
 }
 
@@ -128,7 +170,7 @@ bool engine_encode_text(struct engine *e, const int32_t *const ids[MODEL_MAX_TEX
     for (int i = 0; ok && i < m->n_texts; i++) {
         struct arena *a = arena_create(e->arena);
         size_t width = (size_t)m->texts[i].cfg.width;
-        struct run r = {e, &m->texts[i], p, n, tokens, i, pooled && model_pooled_dim(m) && i + 1 == m->n_texts};
+        struct run r = run_of(e, p, n, i, pooled != NULL);
         float *hidden;
         ok = encode(&r, ids[i], a, &hidden, &pooled, err);
         for (size_t k = 0; ok && k < (size_t)(n * tokens); k++)

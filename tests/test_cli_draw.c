@@ -141,11 +141,16 @@ static void samples_of_a_training(void **s) {
     static const char *const wrong[][2] = {
         {"cat --w 7", "--sample-prompt: --w takes"}, {"cat --w 36", "multiples of 8"}, {"--n dog", "no prompt before"},
         {"cat --ss magic", "no sampler \"magic\""}, {"cat --lora x.safetensors", "another LoRA"},
-        {"cat <lora:x:1>", "another LoRA"}, {"cat --w 8192 --h 8192", "A sample of 8192x8192: The UNet needs"},
-        {"cat --w 1024 --h 512", "A sample of 1024x512 needs 16 MiB beside the training, and 13 of 17"}};
+        {"cat <lora:x:1>", "another LoRA"},
+        {"cat --w 8192 --h 8192", "A sample of 8192x8192 (--w and --h in --sample-prompt): The UNet"},
+        {"cat --w 1024 --h 512", "A sample of 1024x512 (--w and --h in --sample-prompt): The UNet"}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         cli_expect_failure("", arena_printf(cli.a, TRAIN "--memory 18MB --vae-tiling on --out out/x.safetensors --dry-run "
                                                          "--sample-every 3 --sample-prompt '%s'", wrong[i][0]), wrong[i][1]);
+    /* Enough for the training, not for a sheet beside it: said before the first step. */
+    CLI_OK(TRAIN "--memory 5MB --out out/x.safetensors --dry-run");
+    cli_expect_failure("", TRAIN "--memory 5MB --out out/x.safetensors --sample-prompt cat", "A sample of 32x32 (--w and --h");
+    CLI_OK(TRAIN "--memory 8MB --out n.safetensors --sample-every 1 --sample-prompt cat --sample-prompt 'a dog'");
 }
 
 /* ---- Folders of pictures ---- */

@@ -51,26 +51,48 @@ static bool open_generator(struct trainer *t, const struct prompt_line *l, struc
     return t->samples != NULL;
 }
 
-/* Samples of the run's own size fit where its steps do; what larger ones need stands beside the training step. */
-static bool check_size(struct trainer *t, const struct generate_params *gp, struct error *err) {
-    int f = vae_config_factor(&t->e->model->vae), side = t->plan.resolution;
+/* What the sheet's programs take beside what the training keeps: the UNet is there, its tape for drawing is not; the VAE comes
+ * beside that or in its place; and texts may be read while both are there, for the second prompt. */
+enum { BORDER_BYTES = 1 << 18 }; /* buffers are rounded: where the VAE nearly fits beside the UNet, the worse is planned for */
+static bool plan_beside(struct trainer *t, const struct generate_params *gp, struct error *err) {
+    struct engine *e = t->e;
+    const struct train_plan *p = &t->plan;
+    struct generate_memory m;
+    struct memory_choice vae;
+    int tile;
+    e->reserved_bytes = p->peak_bytes - p->unet_bytes;
+    if (!generate_memory_plan(e, gp, &m, err)) return false;
+    int64_t unet = memory_choice_bytes(&m.unet) - m.unet.weight_bytes, left = p->device_bytes - p->peak_bytes;
+    if (t->memory.streamed && unet > left) /* its weights stay as the training has them */
+        return error_set(err, "The UNet needs %.1f MiB beside the training, and %.1f MiB are free; allow more with --memory.",
+                         (double)unet / 1048576, (double)left / 1048576);
+    e->reserved_bytes = p->peak_bytes;
+    if (!vae_session_plan(e, false, false, gp->w, gp->h, &vae, &tile, err) ||
+        (m.f32_possible && !vae_session_plan(e, false, true, gp->w, gp->h, &vae, &tile, err)))
+        return false;
+    struct error ignored;
+    struct text_params tp = {.adapter = gp->adapter};
+    e->reserved_bytes += unet - BORDER_BYTES;
+    if (vae_session_plan(e, false, false, gp->w, gp->h, &vae, &tile, &ignored) && !vae.streamed)
+        e->reserved_bytes += memory_choice_bytes(&vae);
+    e->reserved_bytes += BORDER_BYTES - (t->text_on_tape ? p->text_bytes : 0);
+    return engine_text_plan(e, 2, &tp, err);
+}
+
+static bool check_sample(struct trainer *t, const struct generate_params *gp, struct error *err) {
+    int f = vae_config_factor(&t->e->model->vae);
     if (gp->w % f || gp->h % f)
         return error_set(err, "A sample of %dx%d cannot be drawn: --w and --h in --sample-prompt must be multiples of %d.",
                          gp->w, gp->h, f);
-    if ((int64_t)gp->w * gp->h <= (int64_t)side * side) return true;
-    struct generate_memory m;
-    if (!generate_memory_plan(t->e, gp, &m, err)) return error_prefix(err, "A sample of %dx%d", gp->w, gp->h);
-    int64_t need = t->plan.peak_bytes + m.unet.activation_bytes + m.unet.io_bytes + m.unet.prepared_bytes;
-    return need <= t->plan.device_bytes ||
-           error_set(err, "A sample of %dx%d needs %.0f MiB beside the training, and %.0f of %.0f MiB are left; give smaller "
-                          "--w and --h in --sample-prompt.", gp->w, gp->h, (double)(need - t->plan.peak_bytes) / 1048576,
-                     (double)(t->plan.device_bytes - t->plan.peak_bytes) / 1048576, (double)t->plan.device_bytes / 1048576);
+    bool ok = plan_beside(t, gp, err);
+    t->e->reserved_bytes = 0;
+    return ok || error_prefix(err, "A sample of %dx%d (--w and --h in --sample-prompt)", gp->w, gp->h);
 }
 
 bool train_samples_plan(struct trainer *t, struct error *err) {
     for (int i = 0; i < t->params.n_samples; i++) {
         struct generate_params gp = params_of(t, &t->params.samples[i]);
-        if (!check_size(t, &gp, err)) return false;
+        if (!check_sample(t, &gp, err)) return false;
     }
     return true;
 }
