@@ -17,20 +17,30 @@ import make_goldens as goldens
 import reference as ref
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc, golden_help):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--golden", required=True, help="NAME.train-TARGETS.safetensors, rewritten")
-    args = parser.parse_args()
+    parser.add_argument("--golden", required=True, help=golden_help)
+    return parser.parse_args()
+
+
+def golden_run(args):
+    """Tensors and metadata of the golden, the pipeline with its LoRA as the run started, and the LoRA's halves by name."""
     with safe_open(args.golden, "pt") as f:
         metadata = f.metadata()
     tensors, pipe = load_file(args.golden), ref.load_pipeline(args.model)
     layers = goldens.adapt(goldens.training_parts(pipe, metadata["targets"], False), torch.Generator().manual_seed(1))
-    pipe.unet.double()
     halves = {f"{key}.lora_{name}.weight": half for key, pair in layers.items() for half, name in zip(pair, ("down", "up"))}
     with torch.no_grad():
         for name, half in halves.items():
             half.copy_(tensors["start." + name])
+    return tensors, metadata, pipe, halves
+
+
+def main():
+    args = arguments(__doc__, "NAME.train-TARGETS.safetensors, rewritten")
+    tensors, metadata, pipe, halves = golden_run(args)
+    pipe.unet.double()
     times = tensors["timesteps"][0].long()
     noised, target = ref.training_target(pipe, tensors["latents"][0], tensors["noise"][0], times)
     answer = pipe.unet(noised.double(), times, tensors["context"].double()).sample

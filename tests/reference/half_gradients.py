@@ -6,14 +6,11 @@
 Prints, for autocast to f16 and to bf16 and for a UNet of half floats, the worst and the median layer's error, each as a
 share of that layer's largest gradient. Start, latents, noise, times and context are the golden's; the loss is scaled by 4096.
 """
-import argparse
 import statistics
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-import make_goldens as goldens
+import double_gradients as double
 import reference as ref
 
 LOSS_SCALE = 4096.0
@@ -27,20 +24,9 @@ def answer(unet, kind, *inputs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--golden", required=True, help="NAME.train-TARGETS.safetensors with gradients in double")
-    args = parser.parse_args()
-    with safe_open(args.golden, "pt") as f:
-        metadata = f.metadata()
-    tensors = load_file(args.golden)
+    args = double.arguments(__doc__, "NAME.train-TARGETS.safetensors with gradients in double")
     for kind in ("autocast f16", "autocast bf16", "half"):
-        pipe = ref.load_pipeline(args.model)
-        layers = goldens.adapt(goldens.training_parts(pipe, metadata["targets"], False), torch.Generator().manual_seed(1))
-        halves = {f"{key}.lora_{name}.weight": half for key, pair in layers.items() for half, name in zip(pair, ("down", "up"))}
-        with torch.no_grad():
-            for name, half in halves.items():
-                half.copy_(tensors["start." + name])
+        tensors, _, pipe, halves = double.golden_run(args)
         times = tensors["timesteps"][0].long()
         noised, target = ref.training_target(pipe, tensors["latents"][0], tensors["noise"][0], times)
         predicted = answer(pipe.unet, kind, noised, times, tensors["context"])
