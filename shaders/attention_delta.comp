@@ -7,6 +7,7 @@
 #include "lib/push.glsl"
 #include "push/attention.h"
 #include "lib/tensor.glsl"
+#include "lib/head.glsl"
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int CAUSAL = 0;
 PUSH(push_attention)
@@ -15,9 +16,8 @@ void main() {
     int z = int(gl_WorkGroupID.y), row = min(int(gl_GlobalInvocationID.x), p.rows - 1), own = p.z0 + z;
     int image = own / p.heads, head = own % p.heads, at = z * p.s_step + row;
     int keys = CAUSAL == 1 ? min(p.row0 + row + 1, p.keys) : p.keys;
-    vec4 all = imageLoad(T2, int(p.lse.x) + (head >> 2) * p.lse_stride + image * p.row_count + p.row0 + row);
-    vec2 half_lse = (head & 2) == 0 ? all.xy : all.zw;
-    float lse = ((head & 1) == 0 ? half_lse.x : half_lse.y) * 1.44269504, factor = p.scale * 1.44269504;
+    vec4 four = imageLoad(T2, int(p.lse.x) + (head >> 2) * p.lse_stride + image * p.row_count + p.row0 + row);
+    float lse = of_head(four, head) * 1.44269504, factor = p.scale * 1.44269504;
     int s = int(p.s.x) + at, ds = int(p.ds.x) + at;
     vec4 sum = vec4(0), dots = vec4(0);
     for (int key = 0; key < p.keys; key += 4) {

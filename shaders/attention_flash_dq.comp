@@ -12,6 +12,7 @@
 #include "lib/push.glsl"
 #include "push/attention.h"
 #include "lib/tensor.glsl"
+#include "lib/head.glsl"
 #include "lib/power.glsl"
 layout(local_size_x_id = 0) in;
 layout(constant_id = 2) const int D4 = 10; // planes of a head
@@ -20,12 +21,6 @@ layout(constant_id = 4) const int KEYS = 3;
 PUSH(push_flash_dq)
 const int LANES = int(W);
 const int PLANES = LANES / KEYS; // planes that one load covers
-
-float lse_of(int head, int at) {
-    vec4 all = imageLoad(T5, int(p.lse.x) + (head >> 2) * p.lse_stride + at);
-    vec2 pair = (head & 2) == 0 ? all.xy : all.zw;
-    return ((head & 1) == 0 ? pair.x : pair.y) * 1.44269504;
-}
 
 void main() {
     int lane = int(gl_SubgroupInvocationID), head = int(gl_WorkGroupID.y), image = int(gl_WorkGroupID.z);
@@ -48,7 +43,7 @@ void main() {
             mean[i] = vec4(0);
         }
         delta[f] = dot(dots, vec4(1));
-        lse[f] = lse_of(head, at);
+        lse[f] = of_head(imageLoad(T5, int(p.lse.x) + (head >> 2) * p.lse_stride + at), head) * 1.44269504;
     }
     int k_at = int(p.k.x) + image * p.keys + head * D4 * p.k_stride;
     int v_at = int(p.v.x) + image * p.keys + head * D4 * p.v_stride;

@@ -5,6 +5,7 @@
 #include "lib/push.glsl"
 #include "push/attn_delta.h"
 #include "lib/tensor.glsl"
+#include "lib/head.glsl"
 layout(local_size_x = 64) in;
 layout(constant_id = 2) const int DP = 10; // planes of a head
 layout(push_constant) uniform Push { push_attn_delta p; };
@@ -16,7 +17,6 @@ void main() {
     for (int j = head * DP; j < (head + 1) * DP; j++)
         delta += dot(LOAD(0, p.o, j * p.o_stride + row), LOAD(1, p.g, j * p.g_stride + row));
     vec4 four = LOAD(2, p.lse, (head >> 2) * p.lse_stride + row);
-    vec2 half_of = (head & 2) != 0 ? four.zw : four.xy;
-    float lse = (head & 1) != 0 ? half_of.y : half_of.x;
+    float lse = of_head(four, head);
     Pair(packUint2x32(p.pairs) + uint64_t(head * p.rows + row) * 8ul).v = vec2(lse * 1.4426950408889634, delta);
 }

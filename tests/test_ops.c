@@ -371,6 +371,54 @@ static void test_every_case_has_a_row(void **state) {
     }
 }
 
+/* A row of queries that are not numbers, with the sign that processors give them, has no result and no gradients that are:
+ * otherwise a loss would look sound while weights go bad. */
+static bool nan_stays(struct rig *rig, const struct kernel *row) {
+    enum { ROWS = 24, WIDTH = 32, HEADS = 2, BAD = 5 };
+    struct error err = {""};
+    struct arena *a = arena_create(NULL);
+    struct graph *g = graph_create(a, rig->storage);
+    bool dx = row->op == OP_ATTENTION_DX;
+    int in[6], n = dx ? 6 : 3;
+    for (int i = 0; i < n; i++) in[i] = graph_io(g, "input", (struct shape){1, 1, ROWS, i == 4 ? HEADS : WIDTH});
+    int node = graph_append(g, row->op, in, n, (union op_attr){.attn = {HEADS, 0.25f, 0}});
+    int out = graph_output(g, "result", g->nodes[node].out[0]), dk = dx ? graph_output(g, "dk", g->nodes[node].out[1]) : -1;
+    struct kernel_query q = {g, &g->nodes[node], gpu_device_caps(rig->dev)};
+    if (!kernel_accepts(row, &q)) {
+        arena_destroy(&a);
+        return false;
+    }
+    struct gpu_program_params p = {.name = "A test"};
+    p.force_kernel = arena_printf(a, "%s=%s", op_table[row->op].name, row->variant);
+    graph_prune(g);
+    struct gpu_program *prog = gpu_program_create(rig->dev, g, &p, &err);
+    if (!prog) fail_msg("%s", err.text);
+    float x[ROWS * WIDTH], nan = copysignf(NAN, -1);
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < ROWS * WIDTH; k++) x[k] = i == 4 ? 3 : sinf((float)(k * (i + 2)));
+        for (int k = 0; k < WIDTH && !i; k++) x[BAD * WIDTH + k] = nan;
+        gpu_program_write(prog, in[i], x);
+    }
+    assert_true(gpu_program_run(prog, &err));
+    gpu_program_read(prog, out, x);
+    for (int k = 0; k < ROWS * WIDTH; k++)
+        if (isnan(x[k]) != (k / WIDTH == BAD)) fail_msg("%s: row %d is %g", p.force_kernel, k / WIDTH, (double)x[k]);
+    if (dx) gpu_program_read(prog, dk, x);
+    for (int k = 0; k < ROWS * WIDTH && dx; k++)
+        if (!isnan(x[k])) fail_msg("%s: the keys' gradient is %g", p.force_kernel, (double)x[k]);
+    gpu_program_destroy(&prog);
+    arena_destroy(&a);
+    return true;
+}
+static void test_nan_stays(void **state) {
+    struct rig *rig = *state;
+    int ran = 0;
+    for (int r = 0; r < kernel_count; r++)
+        if ((kernel_table[r].op == OP_ATTENTION || kernel_table[r].op == OP_ATTENTION_DX) && kernel_table[r].cls == rig->cls)
+            ran += nan_stays(rig, &kernel_table[r]);
+    assert_in_range(ran, rig->cls == KERNEL_CPU ? 6 : 2, 8);
+}
+
 static bool open_rig(struct rig *rig, struct error *err) {
     struct gpu_params p = {.device = test_device(), .force_class = rig->cls, .f32 = rig->f32,
                            .validate = getenv("ATELIER_VALIDATE") != NULL};
@@ -393,7 +441,7 @@ int main(void) {
             return 1;
         }
         struct op_test states[OP_COUNT];
-        struct CMUnitTest tests[OP_COUNT + 1];
+        struct CMUnitTest tests[OP_COUNT + 2];
         int n = 0;
         for (int op = 0; op < OP_COUNT; op++) {
             states[op] = (struct op_test){rig, (enum op)op};
@@ -401,6 +449,7 @@ int main(void) {
             tests[n++] = (struct CMUnitTest){op_table[op].name, test_op, NULL, NULL, &states[op]};
         }
         if (!only_op) tests[n++] = (struct CMUnitTest){"every case has a row", test_every_case_has_a_row, NULL, NULL, rig};
+        if (!only_op) tests[n++] = (struct CMUnitTest){"nan stays in attention", test_nan_stays, NULL, NULL, rig};
         bad += _cmocka_run_group_tests(rig->name, tests, (size_t)n, NULL, NULL);
         gpu_device_destroy(&rig->dev);
     }
